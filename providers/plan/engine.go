@@ -1,0 +1,172 @@
+package plan
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/fairway-lb/fairway/providers/lb"
+)
+
+// Options tune an Engine; the zero value is usable.
+type Options struct {
+	// Parallelism is how many changes of one Service are applied at a time;
+	// 0 means 4.
+	Parallelism int
+	// OnPlan, when set, is told each plan that is not empty, before it is
+	// applied. It must not block.
+	OnPlan func(Plan)
+}
+
+// Engine keeps a cloud as the Services want it. Its methods may be called from
+// several goroutines at once, for one Service from one at a time.
+type Engine struct {
+	provider lb.Provider
+	opts     Options
+
+	// cluster is held for reading while a Service relies on what the cluster
+	// owns, and for writing while that is taken away, so that the last Service
+	// going and a first one coming cannot cross.
+	cluster sync.RWMutex
+	// collecting lets one deletion at a time take the cluster's things away, so
+	// that a failed TryLock on cluster always means a Service at work.
+	collecting sync.Mutex
+}
+
+// NewEngine returns an engine on the given cloud.
+func NewEngine(p lb.Provider, opts Options) *Engine {
+	if opts.Parallelism <= 0 {
+		opts.Parallelism = 4
+	}
+	return &Engine{provider: p, opts: opts}
+}
+
+// Result is what came of one run.
+type Result struct {
+	// Plan is what had to change when the run began.
+	Plan Plan
+	// Status is how clients reach the load balancer now.
+	Status lb.Status
+	// Notices are the provider's remarks for the Service's owner.
+	Notices []lb.Notice
+	// Hash is lb.Hash of the desired resources, "" after a deletion.
+	Hash string
+}
+
+// Reconcile makes the cloud what s wants. A nil error means that all changes
+// were made. An error that is Invalid and came with an empty Plan means that s
+// itself must change. The Result says what is known also with an error.
+func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
+	e.cluster.RLock()
+	defer e.cluster.RUnlock()
+	result, observed, err := e.preview(ctx, s)
+	if err != nil {
+		return result, err
+	}
+	after, err := e.apply(ctx, result.Plan, observed)
+	result.Status = e.provider.Status(after)
+	return result, err
+}
+
+// Preview returns what Reconcile would do, and does nothing.
+func (e *Engine) Preview(ctx context.Context, s lb.Service) (Result, error) {
+	result, _, err := e.preview(ctx, s)
+	return result, err
+}
+
+func (e *Engine) preview(ctx context.Context, s lb.Service) (Result, []lb.Resource, error) {
+	desired, err := e.provider.Desired(ctx, s)
+	result := Result{Notices: desired.Notices}
+	if err != nil {
+		return result, nil, err
+	}
+	result.Hash = lb.Hash(desired.Resources)
+	owner := lb.ByService(s.ServiceRef)
+	observed, err := e.provider.Observe(ctx, owner)
+	if err != nil {
+		return result, nil, err
+	}
+	result.Status = e.provider.Status(observed)
+	result.Plan, err = Diff(desired.Resources, observed, owner)
+	return result, observed, err
+}
+
+// Exists reports whether anything the Service alone owns is left in the cloud,
+// and the status its resources amount to.
+func (e *Engine) Exists(ctx context.Context, s lb.ServiceRef) (lb.Status, bool, error) {
+	owner := lb.ByService(s)
+	observed, err := e.provider.Observe(ctx, owner)
+	if err != nil {
+		return lb.Status{}, false, err
+	}
+	for _, r := range observed {
+		if r.OwnedBy(owner) {
+			return e.provider.Status(observed), true, nil
+		}
+	}
+	return lb.Status{}, false, nil
+}
+
+// Delete removes all that s owns alone, and what the cluster owns when nothing
+// uses that any more. A nil error means that a fresh Observe found nothing of
+// the Service left; until then it returns an error, Pending where the cloud
+// only needs time.
+func (e *Engine) Delete(ctx context.Context, s lb.ServiceRef) (Result, error) {
+	result, left, err := e.remove(ctx, lb.ByService(s))
+	if err != nil || !slices.ContainsFunc(left, idle) {
+		return result, err
+	}
+	e.collecting.Lock()
+	defer e.collecting.Unlock()
+	// A Service at work relies on what the cluster owns; whichever Service is
+	// deleted last comes here again.
+	if !e.cluster.TryLock() {
+		return result, nil
+	}
+	defer e.cluster.Unlock()
+	shared, _, err := e.remove(ctx, lb.ByCluster())
+	result.Plan.Changes = append(result.Plan.Changes, shared.Plan.Changes...)
+	return result, err
+}
+
+// idle reports whether the cluster owns r and nothing uses it.
+func idle(r lb.Resource) bool { return r.OwnedBy(lb.ByCluster()) && !r.InUse }
+
+// remove deletes what owner owns, looks again until nothing of it is left, and
+// returns what that last look saw.
+func (e *Engine) remove(ctx context.Context, owner lb.Owner) (Result, []lb.Resource, error) {
+	result := Result{Plan: Plan{Scope: owner}}
+	const looks = 2 // one to find what to delete, one to see that it is gone
+	for range looks {
+		observed, err := e.provider.Observe(ctx, owner)
+		if err != nil {
+			return result, nil, err
+		}
+		p, err := Diff(nil, observed, owner)
+		if err != nil {
+			return result, nil, err
+		}
+		if p.Empty() {
+			return result, observed, nil
+		}
+		if result.Plan.Empty() {
+			result.Plan = p
+		}
+		if _, err := e.apply(ctx, p, observed); err != nil {
+			return result, nil, err
+		}
+	}
+	return result, nil, &lb.Error{Kind: lb.Pending, Op: "delete what " + owner.String() + " owns",
+		Message: "the cloud still lists some of it", RetryAfter: 2 * time.Second}
+}
+
+func (e *Engine) apply(ctx context.Context, p Plan, observed []lb.Resource) ([]lb.Resource, error) {
+	if p.Empty() {
+		return observed, nil
+	}
+	if e.opts.OnPlan != nil {
+		e.opts.OnPlan(p)
+	}
+	return execute(ctx, e.provider, p, observed, e.opts.Parallelism)
+}
