@@ -1,0 +1,67 @@
+# Everything Fairway does to itself. `make help` lists the targets.
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
+GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+LINTER  := bin/golangci-lint
+
+# Packages whose tests run under the race detector too, where there is a C
+# compiler for it: those with the goroutines.
+RACY := ./providers/lb/... ./providers/plan/... ./providers/fake/... ./controllers/...
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build the three programs into bin/
+	$(GOBUILD) -o bin/ ./cmd/...
+
+.PHONY: kubernetes
+kubernetes: ## build a Kubernetes control plane from its Go modules, once, into the cache
+	@go -C e2e/kubernetes run ./build
+
+.PHONY: demo
+demo: build kubernetes ## show Fairway at work on this machine; HOLD=1 stays up for kubectl
+	@go build -o bin/demo ./e2e/demo
+	@bin/demo $(if $(HOLD),--hold)
+
+.PHONY: test
+test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
+	go -C e2e/kubernetes test ./build
+	go test -timeout 20m ./...
+	@if command -v gcc >/dev/null; then \
+		echo "go test -race $(RACY)"; CGO_ENABLED=1 go test -race -timeout 20m $(RACY); \
+	else \
+		echo "SKIPPED: the race detector, for there is no C compiler on this machine"; [ "$${CI:-}" != true ]; \
+	fi
+
+.PHONY: lint
+lint: $(LINTER) ## check formatting, vet, dependency rules, go.mod and generated files
+	$(LINTER) run ./...
+	go mod tidy -diff
+	go -C tools mod tidy -diff
+	@! command -v shellcheck >/dev/null || shellcheck .ci/run
+
+$(LINTER): tools/go.mod tools/go.sum
+	go build -modfile=tools/go.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: generate
+generate: ## rewrite generated files
+	go generate ./...
+
+.PHONY: image
+image: ## build both container images with the local container engine
+	docker build --target cloud-controller-manager --build-arg VERSION=$(VERSION) -t fairway/cloud-controller-manager:$(VERSION) .
+	docker build --target node-proxy --build-arg VERSION=$(VERSION) -t fairway/node-proxy:$(VERSION) .
+
+.PHONY: clean
+clean: ## remove what was built here (the Kubernetes cache stays; `make clean-cache` removes it)
+	rm -rf bin
+
+.PHONY: clean-cache
+clean-cache: ## remove the cached Kubernetes build
+	@go -C e2e/kubernetes run ./build --clean
