@@ -1,0 +1,143 @@
+package nodeproxy
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
+)
+
+// view is what decides about a Service besides itself and its endpoints.
+type view struct {
+	ipv6 bool // the family asked about
+	// nodePortAddresses are the addresses at which this node answers NodePorts.
+	nodePortAddresses []netip.Addr
+}
+
+func (v view) has(a netip.Addr) bool { return a.Is6() == v.ipv6 }
+
+// forwarding is what one Service needs on this node, in one family.
+type forwarding struct {
+	service *nft.Service
+	// serving are, for the UDP frontends, the endpoints whose flows may go on:
+	// those in use and those that finish what they began.
+	serving map[nft.Frontend][]netip.AddrPort
+}
+
+// desired decides where this node sends a Service's packets. It is pure: the
+// same records give the same, equal result, in the same order.
+func desired(s service, endpoints []endpointSlice, v view) forwarding {
+	out := forwarding{
+		service: &nft.Service{Frontends: make(map[nft.Frontend]nft.Backends)},
+		serving: make(map[nft.Frontend][]netip.AddrPort),
+	}
+	internal, external := nft.Internal, nft.External
+	if s.internalLocal {
+		internal = nft.InternalLocal
+	}
+	if s.externalLocal {
+		external = nft.ExternalLocal
+	}
+	for _, a := range s.clusterIPs {
+		if v.has(a) {
+			out.service.ClusterIPs = append(out.service.ClusterIPs, a)
+		}
+	}
+	for _, p := range s.ports {
+		pools := poolsOf(p, endpoints, v)
+		out.service.LocalEndpoints = append(out.service.LocalEndpoints, pools.localAddrs()...)
+		add := func(policy nft.Policy, port uint16, addrs []netip.Addr) {
+			for _, a := range addrs {
+				f := nft.Frontend{Addr: a, Protocol: p.protocol, Port: port}
+				if _, taken := out.service.Frontends[f]; taken || !v.has(a) || port == 0 {
+					continue
+				}
+				out.service.Frontends[f] = pools.backends(policy)
+				if p.protocol == nft.UDP {
+					out.serving[f] = pools.serving
+				}
+			}
+		}
+		add(internal, p.port, s.clusterIPs)
+		add(external, p.port, s.externalIPs)
+		add(external, p.port, s.loadBalancerIPs)
+		add(external, p.nodePort, v.nodePortAddresses)
+	}
+	slices.SortFunc(out.service.LocalEndpoints, netip.Addr.Compare)
+	out.service.LocalEndpoints = slices.Compact(out.service.LocalEndpoints)
+	return out
+}
+
+// pools are the endpoints of one Service port.
+type pools struct {
+	cluster, local []netip.AddrPort // usable, anywhere and on this node
+	serving        []netip.AddrPort // ready, or terminating and still answering
+}
+
+func (p pools) backends(policy nft.Policy) nft.Backends {
+	b := nft.Backends{Policy: policy, Cluster: p.cluster}
+	if policy == nft.InternalLocal || policy == nft.ExternalLocal {
+		b.Local = p.local
+	}
+	return b
+}
+
+func (p pools) localAddrs() []netip.Addr {
+	out := make([]netip.Addr, len(p.local))
+	for i, e := range p.local {
+		out[i] = e.Addr()
+	}
+	return out
+}
+
+// poolsOf merges the slices of a Service for one of its ports, which slices know
+// by name and protocol.
+func poolsOf(p servicePort, endpointSlices []endpointSlice, v view) pools {
+	merged := make(map[netip.AddrPort]endpoint)
+	for _, s := range endpointSlices {
+		for _, sp := range s.ports {
+			if sp.name != p.name || sp.protocol != p.protocol {
+				continue
+			}
+			for _, e := range s.endpoints {
+				if !v.has(e.addr) {
+					continue
+				}
+				// While an endpoint moves between slices it may be in two:
+				// the one that does not say it is going is the newer.
+				at := netip.AddrPortFrom(e.addr, sp.port)
+				if known, ok := merged[at]; !ok || known.terminating && !e.terminating {
+					merged[at] = e
+				}
+			}
+		}
+	}
+	isLocal := func(e endpoint) bool { return e.local }
+	return pools{
+		cluster: usable(merged, func(endpoint) bool { return true }),
+		local:   usable(merged, isLocal),
+		serving: sorted(merged, func(e endpoint) bool { return e.ready || e.serving }),
+	}
+}
+
+// usable returns the ready endpoints of a pool, or those that are terminating
+// but still serve when no other is left
+// (https://github.com/kubernetes/enhancements/issues/1669).
+func usable(all map[netip.AddrPort]endpoint, in func(endpoint) bool) []netip.AddrPort {
+	ready := sorted(all, func(e endpoint) bool { return in(e) && e.ready })
+	if len(ready) > 0 {
+		return ready
+	}
+	return sorted(all, func(e endpoint) bool { return in(e) && e.serving && e.terminating })
+}
+
+func sorted(all map[netip.AddrPort]endpoint, keep func(endpoint) bool) []netip.AddrPort {
+	var out []netip.AddrPort
+	for at, e := range all {
+		if keep(e) {
+			out = append(out, at)
+		}
+	}
+	slices.SortFunc(out, netip.AddrPort.Compare)
+	return out
+}

@@ -1,0 +1,166 @@
+// Package health answers load balancers and kubelets about the node proxy, over
+// HTTP with the paths, codes and bodies of kube-proxy: /healthz says whether new
+// connections should be sent to this node, /livez whether the program works.
+//
+// Cloud load balancers check /healthz, so it also fails when the node is about
+// to be removed: connections that exist go on while no new ones arrive
+// (https://github.com/kubernetes/enhancements/issues/3836). /livez does not, or
+// the kubelet would restart the proxy of a draining node.
+package health
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Family names an address family as the answers do: "IPv4" or "IPv6".
+type Family string
+
+// Health is the state behind the answers. It is safe for concurrent use.
+type Health struct {
+	timeout time.Duration
+
+	mu       sync.Mutex
+	families map[Family]*family
+	eligible bool
+}
+
+type family struct {
+	updated time.Time // last time the kernel had all that was asked for
+	pending time.Time // since when something waits, zero if nothing does
+}
+
+// New returns the health of a proxy for the given families. A family whose
+// changes wait longer than timeout makes it unhealthy. Until the node is known
+// to be eligible and every family was programmed once, /healthz fails.
+func New(timeout time.Duration, families ...Family) *Health {
+	h := &Health{timeout: timeout, families: make(map[Family]*family)}
+	for _, f := range families {
+		h.families[f] = &family{}
+	}
+	return h
+}
+
+// Queued notes that changes wait to be programmed, in every family.
+func (h *Health) Queued() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, f := range h.families {
+		if f.pending.IsZero() {
+			f.pending = time.Now()
+		}
+	}
+}
+
+// Updated notes that the kernel has all changes of a family queued until then.
+func (h *Health) Updated(name Family) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f, ok := h.families[name]; ok {
+		f.updated, f.pending = time.Now(), time.Time{}
+	}
+}
+
+// SetEligible notes whether the node should get new connections.
+func (h *Health) SetEligible(yes bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.eligible = yes
+}
+
+// report is the body of an answer. The field names are kube-proxy's.
+type report struct {
+	LastUpdated  time.Time               `json:"lastUpdated"`
+	CurrentTime  time.Time               `json:"currentTime"`
+	NodeEligible *bool                   `json:"nodeEligible,omitempty"`
+	Healthy      bool                    `json:"healthy"`
+	Status       map[Family]familyReport `json:"status"`
+}
+
+type familyReport struct {
+	LastUpdated time.Time `json:"lastUpdated"`
+	Healthy     bool      `json:"healthy"`
+}
+
+// report also tells whether every family was programmed once.
+func (h *Health) report() (r report, eligible, programmed bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r = report{CurrentTime: time.Now(), Healthy: true, Status: make(map[Family]familyReport)}
+	programmed = true
+	for name, f := range h.families {
+		if f.updated.IsZero() {
+			programmed = false
+			continue
+		}
+		healthy := f.pending.IsZero() || r.CurrentTime.Sub(f.pending) < h.timeout
+		r.Status[name] = familyReport{LastUpdated: f.updated, Healthy: healthy}
+		r.Healthy = r.Healthy && healthy
+		if f.updated.After(r.LastUpdated) {
+			r.LastUpdated = f.updated
+		}
+	}
+	return r, h.eligible, programmed
+}
+
+// Handler serves /healthz and /livez.
+func (h *Health) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
+		r, eligible, programmed := h.report()
+		r.NodeEligible = &eligible
+		answer(w, r, r.Healthy && eligible && programmed)
+	})
+	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) {
+		r, _, _ := h.report()
+		answer(w, r, r.Healthy)
+	})
+	return mux
+}
+
+func answer(w http.ResponseWriter, r report, ok bool) {
+	if ok {
+		// By tradition a healthy proxy was updated just now, whether or not
+		// there was anything to change.
+		r.LastUpdated = r.CurrentTime
+	}
+	writeJSON(w, ok, r)
+}
+
+func writeJSON(w http.ResponseWriter, ok bool, body any) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	if !ok {
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	_, _ = w.Write(data) // the client may be gone
+}
+
+// Serve answers on a listener until the context ends. It closes the listener.
+func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
+	server := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    8 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("answering health checks on %v: %w", l.Addr(), err)
+	}
+	return nil
+}

@@ -1,0 +1,175 @@
+package nodeproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"k8s.io/klog/v2"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
+)
+
+// Retries of a Service the kernel refused: it may take it when the cause is gone.
+const (
+	firstRetry = 30 * time.Second
+	lastRetry  = 10 * time.Minute
+)
+
+// plane is the forwarding state of one address family: what is wanted, what the
+// kernel has, and what stands between.
+type plane struct {
+	ipv6      bool
+	table     *nft.Table
+	conntrack *conntrack
+
+	wanted  map[string]forwarding
+	known   map[string]forwarding // in the kernel
+	pending map[string]struct{}   // Services of which the two may differ
+	loaded  bool
+
+	quarantine map[string]quarantined
+}
+
+// quarantined is a Service that the kernel refused, and when to try again.
+type quarantined struct {
+	until time.Time
+	delay time.Duration
+}
+
+func newPlane(c nft.Config, ct *conntrack) (*plane, error) {
+	table, err := nft.Open(c)
+	if err != nil {
+		return nil, err
+	}
+	return &plane{
+		ipv6: c.IPv6, table: table, conntrack: ct,
+		wanted:     make(map[string]forwarding),
+		known:      make(map[string]forwarding),
+		pending:    make(map[string]struct{}),
+		quarantine: make(map[string]quarantined),
+	}, nil
+}
+
+func (p *plane) family() health.Family {
+	if p.ipv6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+// want notes the Service's new state; nil removes it.
+func (p *plane) want(name string, f *forwarding) {
+	p.pending[name] = struct{}{}
+	if f == nil {
+		delete(p.wanted, name)
+		return
+	}
+	p.wanted[name] = *f
+}
+
+// sync brings the kernel to what is wanted. After an error all that is missing
+// stays pending.
+func (p *plane) sync(ctx context.Context, now time.Time) error {
+	for name, q := range p.quarantine {
+		if !now.Before(q.until) {
+			p.pending[name] = struct{}{}
+		}
+	}
+	if p.loaded && len(p.pending) == 0 {
+		return nil
+	}
+	rejected, err := p.program(ctx)
+	if err != nil {
+		return fmt.Errorf("programming %s: %w", p.family(), err)
+	}
+	stale := make(staleFlows)
+	for name := range p.pending {
+		if reason, no := rejected[name]; no {
+			p.reject(ctx, name, reason, now)
+			continue
+		}
+		delete(p.quarantine, name)
+		wanted, exists := p.wanted[name]
+		stale.add(p.known[name], wanted)
+		if exists {
+			p.known[name] = wanted
+		} else {
+			delete(p.known, name)
+		}
+	}
+	clear(p.pending)
+	// Connection tracking may be unavailable without harm to new flows.
+	n, err := p.conntrack.purge(stale, p.ipv6)
+	logger := klog.FromContext(ctx)
+	switch {
+	case err != nil:
+		logger.Error(err, "UDP clients of endpoints that are gone may have to wait for a timeout", "family", p.family())
+	case n > 0:
+		logger.V(2).Info("Deleted stale UDP flows", "family", p.family(), "flows", n)
+	}
+	return nil
+}
+
+// program loads the table the first time and when it was lost, and changes what
+// is pending otherwise.
+func (p *plane) program(ctx context.Context) (map[string]error, error) {
+	if p.loaded {
+		changes := make(map[string]*nft.Service, len(p.pending))
+		for name := range p.pending {
+			changes[name] = p.wanted[name].service
+		}
+		rejected, err := p.table.Apply(changes)
+		if !errors.Is(err, nft.ErrLost) {
+			return rejected, err
+		}
+		p.lost(ctx)
+	}
+	all := make(map[string]*nft.Service, len(p.wanted))
+	for name, f := range p.wanted {
+		all[name] = f.service
+		p.pending[name] = struct{}{}
+	}
+	start := time.Now()
+	rejected, err := p.table.Load(all)
+	if err != nil {
+		return nil, err
+	}
+	p.loaded = true
+	clear(p.known)
+	klog.FromContext(ctx).Info("Loaded the forwarding table", "family", p.family(), "services", len(all)-len(rejected),
+		"rejected", len(rejected), "duration", time.Since(start), "owned", p.table.Owned())
+	return rejected, nil
+}
+
+// lost notes that another program changed the table.
+func (p *plane) lost(ctx context.Context) {
+	klog.FromContext(ctx).Info("Another program changed the forwarding table, loading it again", "family", p.family())
+	p.loaded = false
+}
+
+// verify looks whether the table is still the one that was written.
+func (p *plane) verify(ctx context.Context) error {
+	if !p.loaded {
+		return nil
+	}
+	err := p.table.Verify()
+	if errors.Is(err, nft.ErrLost) {
+		p.lost(ctx)
+		return nil
+	}
+	return err
+}
+
+// reject keeps a Service that the kernel refused from holding others up. It
+// stays as it was before, and is tried again later or when it changes.
+func (p *plane) reject(ctx context.Context, name string, reason error, now time.Time) {
+	q := p.quarantine[name]
+	q.delay = min(max(2*q.delay, firstRetry), lastRetry)
+	q.until = now.Add(q.delay)
+	p.quarantine[name] = q
+	klog.FromContext(ctx).Error(reason, "The kernel refused a Service, which keeps its former endpoints",
+		"service", name, "family", p.family(), "retryIn", q.delay)
+}

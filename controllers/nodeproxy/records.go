@@ -1,0 +1,205 @@
+package nodeproxy
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
+)
+
+// Records keep of an API object what forwarding needs, and nothing else: a node
+// holds one of every Service and EndpointSlice in the cluster.
+
+// service is the record of a Service.
+type service struct {
+	ports           []servicePort
+	clusterIPs      []netip.Addr
+	externalIPs     []netip.Addr
+	loadBalancerIPs []netip.Addr // those with ipMode VIP
+	internalLocal   bool         // internalTrafficPolicy Local
+	externalLocal   bool         // externalTrafficPolicy Local
+	healthCheckPort uint16       // healthCheckNodePort, 0 without
+	ignored         []string     // what the Service asks for and does not get yet
+}
+
+type servicePort struct {
+	name           string
+	protocol       nft.Protocol
+	port, nodePort uint16
+}
+
+// endpointSlice is the record of an EndpointSlice.
+type endpointSlice struct {
+	service   string // namespace/name
+	ports     []slicePort
+	endpoints []endpoint
+}
+
+type slicePort struct {
+	name     string
+	protocol nft.Protocol
+	port     uint16
+}
+
+type endpoint struct {
+	addr                        netip.Addr
+	ready, serving, terminating bool
+	local                       bool // on this node
+}
+
+// node is the record of the Node this proxy runs on.
+type node struct {
+	addresses []netip.Addr
+	// eligible is false for a node that is going away. Load balancers learn it
+	// from the health check and stop sending new connections
+	// (https://github.com/kubernetes/enhancements/issues/3836).
+	eligible bool
+}
+
+// toBeDeletedTaint is what the cluster autoscaler sets before it removes a node.
+const toBeDeletedTaint = "ToBeDeletedByClusterAutoscaler"
+
+// newService returns the record of a Service, or none for one without a virtual
+// address of its own.
+func newService(s *corev1.Service) (service, bool) {
+	if s.Spec.Type == corev1.ServiceTypeExternalName || s.Spec.ClusterIP == "" || s.Spec.ClusterIP == corev1.ClusterIPNone {
+		return service{}, false
+	}
+	r := service{
+		clusterIPs:    parseAddrs(s.Spec.ClusterIPs),
+		externalIPs:   parseAddrs(s.Spec.ExternalIPs),
+		internalLocal: s.Spec.InternalTrafficPolicy != nil && *s.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal,
+		externalLocal: s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal,
+	}
+	if len(r.clusterIPs) == 0 {
+		r.clusterIPs = parseAddrs([]string{s.Spec.ClusterIP})
+	}
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && r.externalLocal {
+		r.healthCheckPort = uint16(s.Spec.HealthCheckNodePort)
+	}
+	for _, p := range s.Spec.Ports {
+		protocol, ok := protocols[p.Protocol]
+		if !ok {
+			r.ignored = append(r.ignored, "protocol "+string(p.Protocol)+" of port "+p.Name)
+			continue
+		}
+		r.ports = append(r.ports, servicePort{name: p.Name, protocol: protocol, port: uint16(p.Port), nodePort: uint16(p.NodePort)})
+	}
+	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		r.ignored = append(r.ignored, "sessionAffinity: ClientIP (each connection takes any endpoint)")
+	}
+	if s.Spec.TrafficDistribution != nil {
+		r.ignored = append(r.ignored, "trafficDistribution (endpoints of all zones are used)")
+	}
+	r.loadBalancerIPs = virtualIPs(s)
+	if len(r.loadBalancerIPs) > 0 && restrictsSources(s) {
+		// The load balancer checks the source; passing it by would not.
+		r.loadBalancerIPs = nil
+		r.ignored = append(r.ignored, "the short way to its load balancer address (loadBalancerSourceRanges are not filtered here, so its traffic goes through the load balancer)")
+	}
+	return r, true
+}
+
+// virtualIPs returns the load balancer addresses that packets on this node still
+// carry, so that this node is to answer them
+// (https://github.com/kubernetes/enhancements/issues/1860).
+func virtualIPs(s *corev1.Service) []netip.Addr {
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		return nil
+	}
+	var ips []string
+	for _, i := range s.Status.LoadBalancer.Ingress {
+		if i.IPMode == nil || *i.IPMode == corev1.LoadBalancerIPModeVIP {
+			ips = append(ips, i.IP)
+		}
+	}
+	return parseAddrs(ips)
+}
+
+func restrictsSources(s *corev1.Service) bool {
+	return len(s.Spec.LoadBalancerSourceRanges) > 0 &&
+		!slices.ContainsFunc(s.Spec.LoadBalancerSourceRanges, func(r string) bool { return strings.HasSuffix(strings.TrimSpace(r), "/0") })
+}
+
+var protocols = map[corev1.Protocol]nft.Protocol{
+	corev1.ProtocolTCP:  nft.TCP,
+	corev1.ProtocolUDP:  nft.UDP,
+	corev1.ProtocolSCTP: nft.SCTP,
+	"":                  nft.TCP,
+}
+
+// parseAddrs leaves out what is no address, or one that must never be a
+// Service's: unspecified, loopback, multicast.
+func parseAddrs(in []string) []netip.Addr {
+	var out []netip.Addr
+	for _, s := range in {
+		a, err := netip.ParseAddr(s)
+		if err != nil || a.Zone() != "" {
+			continue
+		}
+		a = a.Unmap()
+		if a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() || slices.Contains(out, a) {
+			continue
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// newEndpointSlice returns the record of a slice as seen from the named node, or
+// none for a slice that belongs to no Service or holds no addresses.
+func newEndpointSlice(s *discoveryv1.EndpointSlice, nodeName string) (endpointSlice, bool) {
+	name := s.Labels[discoveryv1.LabelServiceName]
+	if name == "" || s.AddressType == discoveryv1.AddressTypeFQDN {
+		return endpointSlice{}, false
+	}
+	r := endpointSlice{service: s.Namespace + "/" + name}
+	for _, p := range s.Ports {
+		if p.Port == nil || *p.Port == 0 || p.Name == nil {
+			continue
+		}
+		var asked corev1.Protocol
+		if p.Protocol != nil {
+			asked = *p.Protocol
+		}
+		if protocol, ok := protocols[asked]; ok {
+			r.ports = append(r.ports, slicePort{name: *p.Name, protocol: protocol, port: uint16(*p.Port)})
+		}
+	}
+	for _, e := range s.Endpoints {
+		// Addresses beyond the first were never given a meaning.
+		addrs := parseAddrs(e.Addresses[:min(len(e.Addresses), 1)])
+		if len(addrs) == 0 {
+			continue
+		}
+		c := e.Conditions
+		r.endpoints = append(r.endpoints, endpoint{
+			addr:        addrs[0],
+			ready:       c.Ready == nil || *c.Ready,
+			serving:     c.Serving == nil || *c.Serving,
+			terminating: c.Terminating != nil && *c.Terminating,
+			local:       e.NodeName != nil && *e.NodeName == nodeName,
+		})
+	}
+	return r, true
+}
+
+// newNode returns the record of a Node. Its addresses are the internal ones or,
+// in want of those, the external ones.
+func newNode(n *corev1.Node) node {
+	byType := make(map[corev1.NodeAddressType][]string)
+	for _, a := range n.Status.Addresses {
+		byType[a.Type] = append(byType[a.Type], a.Address)
+	}
+	r := node{addresses: parseAddrs(byType[corev1.NodeInternalIP])}
+	if len(r.addresses) == 0 {
+		r.addresses = parseAddrs(byType[corev1.NodeExternalIP])
+	}
+	r.eligible = n.DeletionTimestamp.IsZero() &&
+		!slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeletedTaint })
+	return r
+}

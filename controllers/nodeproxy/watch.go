@@ -1,0 +1,212 @@
+package nodeproxy
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/apimachinery/pkg/selection"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
+)
+
+// LabelServiceProxyName marks a Service that another proxy serves
+// (https://kubernetes.io/docs/reference/labels-annotations-taints/).
+const LabelServiceProxyName = "service.kubernetes.io/service-proxy-name"
+
+// tracker holds the records of what the API server knows and the names of the
+// Services that changed since they were last taken.
+type tracker struct {
+	mu       sync.Mutex
+	services *store[*corev1.Service, service]
+	slices   *store[*discoveryv1.EndpointSlice, endpointSlice]
+	nodes    *store[*corev1.Node, node]
+
+	slicesOf map[string]map[string]struct{} // Service → its slices' keys
+	dirty    map[string]struct{}            // Services
+	signal   chan struct{}                  // there is something to take
+	queued   func()                         // called for each change
+}
+
+func newTracker(nodeName string) *tracker {
+	t := &tracker{
+		slicesOf: make(map[string]map[string]struct{}),
+		dirty:    make(map[string]struct{}),
+		signal:   make(chan struct{}, 1),
+		queued:   func() {},
+	}
+	t.services = &store[*corev1.Service, service]{
+		mu: &t.mu, records: make(map[string]service), convert: newService,
+		changed: func(key string, _, _ *service) { t.mark(key) },
+	}
+	t.slices = &store[*discoveryv1.EndpointSlice, endpointSlice]{
+		mu: &t.mu, records: make(map[string]endpointSlice),
+		convert: func(s *discoveryv1.EndpointSlice) (endpointSlice, bool) { return newEndpointSlice(s, nodeName) },
+		changed: t.sliceChanged,
+	}
+	t.nodes = &store[*corev1.Node, node]{
+		mu: &t.mu, records: make(map[string]node),
+		convert: func(n *corev1.Node) (node, bool) { return newNode(n), n.Name == nodeName },
+		changed: func(string, *node, *node) { t.wake() },
+	}
+	return t
+}
+
+func (t *tracker) sliceChanged(key string, before, after *endpointSlice) {
+	if before != nil {
+		delete(t.slicesOf[before.service], key)
+		if len(t.slicesOf[before.service]) == 0 {
+			delete(t.slicesOf, before.service)
+		}
+		t.mark(before.service)
+	}
+	if after != nil {
+		of := t.slicesOf[after.service]
+		if of == nil {
+			of = make(map[string]struct{})
+			t.slicesOf[after.service] = of
+		}
+		of[key] = struct{}{}
+		t.mark(after.service)
+	}
+	t.wake()
+}
+
+func (t *tracker) mark(service string) {
+	if service != "" {
+		t.dirty[service] = struct{}{}
+		t.queued()
+	}
+	t.wake()
+}
+
+func (t *tracker) wake() {
+	select {
+	case t.signal <- struct{}{}:
+	default:
+	}
+}
+
+// synced tells whether all that decides about forwarding was listed once.
+func (t *tracker) synced() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.services.synced && t.slices.synced && t.nodes.synced
+}
+
+// node returns the record of this node: the zero one, which has no address and
+// is not eligible, as long as there is no Node.
+func (t *tracker) node() node {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, n := range t.nodes.records {
+		return n
+	}
+	return node{}
+}
+
+// changes is what a tracker hands over: every named Service, nil if it is gone,
+// with its endpoints.
+type changes struct {
+	services map[string]*service
+	slices   map[string][]endpointSlice
+}
+
+// take returns what changed since the last call or, if all is asked for, every
+// Service there is or was.
+func (t *tracker) take(all bool) changes {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := changes{services: make(map[string]*service), slices: make(map[string][]endpointSlice)}
+	names := t.dirty
+	if all {
+		for name := range t.services.records {
+			names[name] = struct{}{}
+		}
+	}
+	for name := range names {
+		c.services[name] = nil
+		s, ok := t.services.records[name]
+		if !ok {
+			continue
+		}
+		c.services[name] = &s
+		for key := range t.slicesOf[name] {
+			c.slices[name] = append(c.slices[name], t.slices.records[key])
+		}
+	}
+	t.dirty = make(map[string]struct{})
+	return c
+}
+
+// watch follows the API server until the context ends. It returns at once.
+func (t *tracker) watch(ctx context.Context, config *rest.Config, nodeName string, wg *sync.WaitGroup) error {
+	core, err := newClient(config, "/api", corev1.SchemeGroupVersion, corev1.AddToScheme)
+	if err != nil {
+		return err
+	}
+	discovery, err := newClient(config, "/apis", discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme)
+	if err != nil {
+		return err
+	}
+	servedByUs, err := without(LabelServiceProxyName)
+	if err != nil {
+		return err
+	}
+	notHeadless, err := without(corev1.IsHeadlessService)
+	if err != nil {
+		return err
+	}
+	withIP := fields.OneTermNotEqualSelector("spec.clusterIP", corev1.ClusterIPNone)
+	own := fields.OneTermEqualSelector(metav1.ObjectNameField, nodeName)
+	for _, r := range []*cache.Reflector{
+		newReflector(ctx, core, "services", servedByUs, withIP, &corev1.Service{}, t.services),
+		newReflector(ctx, discovery, "endpointslices", notHeadless, fields.Everything(), &discoveryv1.EndpointSlice{}, t.slices),
+		newReflector(ctx, core, "nodes", labels.Everything(), own, &corev1.Node{}, t.nodes),
+	} {
+		wg.Go(func() { r.RunWithContext(ctx) })
+	}
+	return nil
+}
+
+// newClient returns a client for one group, which speaks protobuf. A clientset
+// would link every group Kubernetes has.
+func newClient(config *rest.Config, path string, gv schema.GroupVersion, add func(*runtime.Scheme) error) (*rest.RESTClient, error) {
+	scheme := runtime.NewScheme()
+	if err := add(scheme); err != nil {
+		return nil, fmt.Errorf("registering %v: %w", gv, err)
+	}
+	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"})
+	c := rest.CopyConfig(config)
+	c.GroupVersion, c.APIPath = &gv, path
+	c.ContentType, c.AcceptContentTypes = runtime.ContentTypeProtobuf, runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON
+	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	client, err := rest.RESTClientFor(c)
+	if err != nil {
+		return nil, fmt.Errorf("making a client for %v: %w", gv, err)
+	}
+	return client, nil
+}
+
+func newReflector(ctx context.Context, client cache.Getter, resource string, l labels.Selector, f fields.Selector, expected runtime.Object, into cache.ReflectorStore) *cache.Reflector {
+	lw := cache.NewFilteredListWatchFromClient(client, resource, metav1.NamespaceAll, func(o *metav1.ListOptions) {
+		o.LabelSelector, o.FieldSelector = l.String(), f.String()
+	})
+	return cache.NewReflectorWithOptions(lw, expected, into, cache.ReflectorOptions{Name: resource})
+}
+
+func without(label string) (labels.Selector, error) {
+	r, err := labels.NewRequirement(label, selection.DoesNotExist, nil)
+	if err != nil {
+		return nil, fmt.Errorf("selecting by label %s: %w", label, err)
+	}
+	return labels.NewSelector().Add(*r), nil
+}
