@@ -26,8 +26,6 @@ import (
 	"time"
 
 	"github.com/fairway-lb/fairway/providers/fake"
-	"github.com/google/nftables"
-	mdlayher "github.com/mdlayher/netlink"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -36,11 +34,11 @@ import (
 // Its methods may be called concurrently.
 type Datapath struct {
 	log       *slog.Logger
-	nft       *nftables.Conn
+	table     *table // used by the worker only, as marks is
 	routes    *netlink.Handle
 	conntrack *netlink.Handle
 	checker   *checker
-	marks     marks // used by the worker only
+	marks     marks
 
 	mu      sync.Mutex
 	wanted  *fake.Dataplane
@@ -66,12 +64,12 @@ func New(report fake.HealthReporter, log *slog.Logger) (*Datapath, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	nft, err := nftables.New(nftables.WithSockOptions(roomy))
+	table, err := newTable()
 	if err != nil {
-		return nil, fmt.Errorf("preparing netlink for nftables: %w", err)
+		return nil, err
 	}
 	d := &Datapath{
-		log: log, nft: nft, checker: newChecker(report), marks: marks{},
+		log: log, table: table, checker: newChecker(report), marks: marks{},
 		waiting: make(chan struct{}), wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if err := d.open(); err != nil {
@@ -94,7 +92,7 @@ func (d *Datapath) open() (err error) {
 	if d.conntrack, err = netlink.NewHandle(unix.NETLINK_NETFILTER); err != nil {
 		return fmt.Errorf("opening netlink for connection tracking: %w", err)
 	}
-	return errors.Join(removeTable(d.nft), setAddresses(d.routes, nil))
+	return errors.Join(d.table.remove(), setAddresses(d.routes, nil))
 }
 
 func (d *Datapath) release() {
@@ -117,14 +115,6 @@ func forwards() error {
 		return errors.New("net.ipv4.ip_forward is 0 in this network namespace, so load balancers cannot forward: set it to 1")
 	}
 	return nil
-}
-
-// socketBuffer is what is asked for; where the user is not root outside, the
-// kernel gives what net.core.{r,w}mem_max allow, enough for some hundred rules.
-const socketBuffer = 8 << 20
-
-func roomy(conn *mdlayher.Conn) error {
-	return errors.Join(conn.SetReadBuffer(socketBuffer), conn.SetWriteBuffer(socketBuffer))
 }
 
 // Carry makes dp what is carried, soon: it does not block. A generation that is
@@ -169,7 +159,7 @@ func (d *Datapath) Close() error {
 	<-d.done
 	d.checker.stop()
 	_, cutErr := d.cut(nil)
-	err := errors.Join(removeTable(d.nft), setAddresses(d.routes, nil), cutErr)
+	err := errors.Join(d.table.remove(), setAddresses(d.routes, nil), cutErr)
 	d.release()
 	if err != nil {
 		return fmt.Errorf("closing the data path: %w", err)
@@ -216,7 +206,7 @@ func (d *Datapath) carry(ctx context.Context, dp fake.Dataplane) error {
 	if err != nil {
 		return err
 	}
-	if err := rules.write(d.nft); err != nil {
+	if err := d.table.replace(rules); err != nil {
 		return err
 	}
 	if err := setAddresses(d.routes, rules.addresses); err != nil {

@@ -2,41 +2,74 @@ package datapath
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
-	"maps"
-	"net/netip"
 	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	mdlayher "github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // tableName is the one table of the data path, family ip.
 const tableName = "fairway-fakecloud"
 
-// The constant part of the table. Connections that are already tracked pass
-// guards and filters and keep their translation, whatever the rules say by now;
-// only a connection's first packet is judged and given a target:
+// The maps and sets of the table that are always there. A change replaces all
+// their elements.
+const (
+	frontendsMap = "frontends" // address . protocol . port → the chain of pools of that size
+	marksMap     = "marks"     // address . protocol . port → connection mark
+	targetsMap   = "targets"   // address . protocol . port . slot → target address . port
+	addressesSet = "addresses" // of load balancers: what no frontend takes is dropped
+	sourcesMap   = "sources"   // connection mark → source address
+	guardsMap    = "guards"    // load balancer address → its admission chain
+	filtersMap   = "filters"   // device → its admission chain
+)
+
+// table is the nftables table in the kernel. Its base chains stay, with rules
+// that are one lookup each, and a change is one transaction: a packet that is
+// underway at that moment either sees the maps of before, or those of after, or,
+// where it needed two of them, may be dropped and sent again. It is never let
+// through unfiltered or left untranslated, as it could be if base chains were
+// replaced.
 //
-//	chain guard       prerouting, before translation: may this client reach this load balancer?
-//	chain translate   prerouting: a target for the connection, the mark of who forwards it
-//	chain hide        postrouting: the load balancer's address as source, for marks that ask for it
-//	chain forward     may this packet enter this instance?
-//	chain output      the same for what the load balancers originate: health checks
-//	map guards        load balancer address → its chain
-//	map frontends     address . protocol . port → chain of pools with that many targets
-//	map marks         address . protocol . port → connection mark
-//	map targets       address . protocol . port . slot → target address . port
-//	set addresses     of load balancers: what no frontend takes is dropped
-//	map sources       connection mark → source address
-//	map filters       device → its chain
-type transaction struct {
-	conn  *nftables.Conn
-	table *nftables.Table
-	err   error
-	sets  int
+// Only a connection's first packet is judged and given a target. What belongs to a
+// tracked connection passes guards and filters, and keeps its translation:
+//
+//	guard      prerouting, before translation: may this client reach this load balancer?
+//	translate  prerouting: gives the connection a target, and the mark of who forwards it
+//	hide       postrouting: the load balancer's address as source, for marks that ask for it
+//	forward    may this packet enter this instance?
+//	output     the same for what load balancers originate: health checks
+type table struct {
+	conn *nftables.Conn
+	*nftables.Table
+	// installed says whether the table is there.
+	installed bool
+	// changes counts the transactions; it is part of the names below, so that no
+	// name is used twice.
+	changes int
+	// chains and sets are the ones that the next change removes.
+	chains []*nftables.Chain
+	sets   []*nftables.Set
+}
+
+func newTable() (*table, error) {
+	conn, err := nftables.New(nftables.WithSockOptions(roomy))
+	if err != nil {
+		return nil, fmt.Errorf("preparing netlink for nftables: %w", err)
+	}
+	return &table{conn: conn, Table: &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}}, nil
+}
+
+// socketBuffer is what is asked for. Where the user is not root outside, the
+// kernel gives what net.core.{r,w}mem_max allow.
+const socketBuffer = 8 << 20
+
+func roomy(conn *mdlayher.Conn) error {
+	return errors.Join(conn.SetReadBuffer(socketBuffer), conn.SetWriteBuffer(socketBuffer))
 }
 
 // A key of several fields starts in reg1; each field takes a multiple of 4 bytes.
@@ -47,240 +80,174 @@ const (
 	reg4 = unix.NFT_REG32_03
 )
 
-// write replaces the table by r, in one transaction: no packet sees a mixture.
-func (r ruleset) write(conn *nftables.Conn) error {
-	t := &transaction{conn: conn}
-	t.begin()
-	t.chains(r)
-	t.frontends(r)
-	t.addressSet("addresses", r.addresses)
-	t.guards(r.guards)
-	t.filters(r.filters)
-	t.baseRules()
-	if t.err != nil {
-		return t.err
+var (
+	frontendType = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
+	slotType     = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark)
+	targetType   = nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
+)
+
+// constant are the maps and sets that stay.
+func (t *table) constant() []*nftables.Set {
+	set := func(name string, key nftables.SetDatatype) *nftables.Set {
+		concatenated := len(nftables.ConcatSetTypeElements(key)) > 1
+		return &nftables.Set{Table: t.Table, Name: name, KeyType: key, Concatenation: concatenated}
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("committing the nftables table: %w", err)
+	mapping := func(name string, key, data nftables.SetDatatype) *nftables.Set {
+		s := set(name, key)
+		s.IsMap, s.DataType = true, data
+		return s
 	}
-	return nil
+	return []*nftables.Set{
+		mapping(frontendsMap, frontendType, nftables.TypeVerdict),
+		mapping(marksMap, frontendType, nftables.TypeMark),
+		mapping(targetsMap, slotType, targetType),
+		set(addressesSet, nftables.TypeIPAddr),
+		mapping(sourcesMap, nftables.TypeMark, nftables.TypeIPAddr),
+		mapping(guardsMap, nftables.TypeIPAddr, nftables.TypeVerdict),
+		mapping(filtersMap, nftables.TypeIFName, nftables.TypeVerdict),
+	}
 }
 
-// removeTable takes the table away. A table that is not there is no error.
-func removeTable(conn *nftables.Conn) error {
-	table := &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
-	conn.AddTable(table) // deleting needs one; older kernels know no "destroy"
-	conn.DelTable(table)
-	if err := conn.Flush(); err != nil {
+// remove takes the table away. One that is not there is no error.
+func (t *table) remove() error {
+	t.conn.AddTable(t.Table) // deleting needs one: older kernels know no "destroy"
+	t.conn.DelTable(t.Table)
+	if err := t.conn.Flush(); err != nil {
 		return fmt.Errorf("removing the nftables table: %w", err)
 	}
+	t.installed = false
 	return nil
 }
 
-func (t *transaction) begin() {
-	t.table = &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
-	t.conn.AddTable(t.table)
-	t.conn.DelTable(t.table)
-	t.conn.AddTable(t.table)
+// replace makes the table say r. After an error it says what it said before, or
+// is made anew by the next call.
+func (t *table) replace(r ruleset) error {
+	c := &change{table: t}
+	t.changes++
+	if t.installed {
+		c.clear()
+	} else {
+		c.install()
+	}
+	c.frontends(r)
+	c.guards(r.guards)
+	c.filters(r.filters)
+	err := t.conn.Flush()
+	if err = cmp.Or(c.err, err); err != nil {
+		t.installed = false
+		return fmt.Errorf("changing the nftables table: %w", err)
+	}
+	t.installed, t.chains, t.sets = true, c.chains, c.sets
+	return nil
 }
 
-// chains adds all chains, so that maps and rules may name them.
-func (t *transaction) chains(r ruleset) {
+// change is one transaction on the table.
+type change struct {
+	*table
+	err    error
+	chains []*nftables.Chain
+	sets   []*nftables.Set
+}
+
+func (c *change) fail(err error) { c.err = cmp.Or(c.err, err) }
+
+// install makes the table from nothing.
+func (c *change) install() {
+	c.conn.AddTable(c.Table)
+	c.conn.DelTable(c.Table)
+	c.conn.AddTable(c.Table)
+	for _, s := range c.constant() {
+		if err := c.conn.AddSet(s, nil); err != nil {
+			c.fail(err)
+		}
+	}
 	filterType, natType := nftables.ChainTypeFilter, nftables.ChainTypeNAT
-	t.base("guard", filterType, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
-	t.base("translate", natType, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
-	t.base("hide", natType, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	t.base("forward", filterType, nftables.ChainHookForward, nftables.ChainPriorityFilter)
-	t.base("output", filterType, nftables.ChainHookOutput, nftables.ChainPriorityFilter)
-	t.chain("refuse")
-	for _, size := range r.poolSizes() {
-		t.chain(poolChain(size))
-	}
-	for i := range r.guards {
-		t.chain(guardChain(i))
-	}
-	for i := range r.filters {
-		t.chain(filterChain(i))
-	}
-}
+	guard := c.base("guard", filterType, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
+	c.rule(guard, tracked(), verdict(expr.VerdictAccept))
+	c.rule(guard, []expr.Any{loadDestination(reg1), lookupVerdict(guardsMap)})
 
-func (t *transaction) base(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) {
-	policy := nftables.ChainPolicyAccept
-	t.conn.AddChain(&nftables.Chain{
-		Name: name, Table: t.table, Type: kind, Hooknum: hook, Priority: priority, Policy: &policy,
-	})
-}
+	translate := c.base("translate", natType, nftables.ChainHookPrerouting, nftables.ChainPriorityNATDest)
+	c.rule(translate, loadFrontendKey(), []expr.Any{lookupVerdict(frontendsMap)})
+	c.rule(translate, []expr.Any{loadDestination(reg1), member(addressesSet)}, verdict(expr.VerdictDrop))
 
-func (t *transaction) chain(name string) {
-	t.conn.AddChain(&nftables.Chain{Name: name, Table: t.table})
-}
-
-func poolChain(size int) string {
-	if size == 0 {
-		return "refuse"
-	}
-	return fmt.Sprintf("pool-%d", size)
-}
-
-func guardChain(i int) string  { return fmt.Sprintf("guard-%d", i) }
-func filterChain(i int) string { return fmt.Sprintf("filter-%d", i) }
-
-// poolSizes are the distinct numbers of targets, without zero.
-func (r ruleset) poolSizes() []int {
-	sizes := map[int]bool{}
-	for _, f := range r.frontends {
-		if len(f.pool) > 0 {
-			sizes[len(f.pool)] = true
-		}
-	}
-	return slices.Sorted(maps.Keys(sizes))
-}
-
-// frontends adds the maps that translate, and the chains that use them.
-func (t *transaction) frontends(r ruleset) {
-	key := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService)
-	slot := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService, nftables.TypeMark)
-	target := nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService)
-	var verdicts, marks, targets, sources []nftables.SetElement
-	for _, f := range r.frontends {
-		k := f.bytes()
-		verdicts = append(verdicts, gotoElement(k, poolChain(len(f.pool))))
-		marks = append(marks, nftables.SetElement{Key: k, Val: native(f.mark)})
-		for i, to := range f.pool {
-			targets = append(targets, nftables.SetElement{
-				Key: slices.Concat(k, native(uint32(i))),
-				Val: slices.Concat(to.Addr().AsSlice(), padded(to.Port())),
-			})
-		}
-	}
-	for _, mark := range slices.Sorted(maps.Keys(r.sources)) {
-		sources = append(sources, nftables.SetElement{Key: native(mark), Val: r.sources[mark].AsSlice()})
-	}
-	t.set(&nftables.Set{Name: "frontends", IsMap: true, Concatenation: true, KeyType: key, DataType: nftables.TypeVerdict}, verdicts)
-	t.set(&nftables.Set{Name: "marks", IsMap: true, Concatenation: true, KeyType: key, DataType: nftables.TypeMark}, marks)
-	t.set(&nftables.Set{Name: "targets", IsMap: true, Concatenation: true, KeyType: slot, DataType: target}, targets)
-	t.set(&nftables.Set{Name: "sources", IsMap: true, KeyType: nftables.TypeMark, DataType: nftables.TypeIPAddr}, sources)
-
-	for _, size := range r.poolSizes() {
-		t.rule(poolChain(size), loadFrontendKey(), []expr.Any{
-			lookup("marks", reg1),
-			&expr.Ct{Key: expr.CtKeyMARK, Register: reg1, SourceRegister: true},
-		})
-		t.rule(poolChain(size), loadFrontendKey(), []expr.Any{
-			&expr.Numgen{Register: reg4, Modulus: uint32(size), Type: unix.NFT_NG_RANDOM},
-			lookup("targets", reg1),
-			&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg1, RegProtoMin: reg2},
-		})
-	}
-	// AWS does not document what a listener without any registered target does;
-	// its metric TCP_ELB_Reset_Count says that the load balancer itself resets
-	// connections, and a refusal tells a person more than a timeout.
-	t.rule("refuse", protocolIs(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}})
-	t.rule("refuse", verdict(expr.VerdictDrop))
-}
-
-func (t *transaction) guards(guards []guard) {
-	var elements []nftables.SetElement
-	for i, g := range guards {
-		for _, a := range g.addrs {
-			elements = append(elements, gotoElement(a.AsSlice(), guardChain(i)))
-		}
-	}
-	t.set(&nftables.Set{Name: "guards", IsMap: true, KeyType: nftables.TypeIPAddr, DataType: nftables.TypeVerdict}, elements)
-	for i, g := range guards {
-		t.admissions(guardChain(i), g.admit)
-	}
-}
-
-func (t *transaction) filters(filters []filter) {
-	var elements []nftables.SetElement
-	for i, f := range filters {
-		if len(f.device) >= unix.IFNAMSIZ {
-			t.fail(fmt.Errorf("device name %q is longer than %d bytes", f.device, unix.IFNAMSIZ-1))
-			return
-		}
-		name := make([]byte, unix.IFNAMSIZ)
-		copy(name, f.device)
-		elements = append(elements, gotoElement(name, filterChain(i)))
-	}
-	t.set(&nftables.Set{Name: "filters", IsMap: true, KeyType: nftables.TypeIFName, DataType: nftables.TypeVerdict}, elements)
-	for i, f := range filters {
-		t.admissions(filterChain(i), f.admit)
-	}
-}
-
-// admissions fills a chain that accepts what one of the admissions lets in and
-// drops the rest, without an answer, as security groups do.
-func (t *transaction) admissions(chain string, list []admission) {
-	for _, a := range list {
-		var match []expr.Any
-		if a.proto != 0 {
-			match = protocolIs(a.proto)
-		}
-		if a.proto == unix.IPPROTO_TCP || a.proto == unix.IPPROTO_UDP {
-			match = append(match, portWithin(a.ports)...)
-		}
-		if a.anyone {
-			t.rule(chain, match, verdict(expr.VerdictAccept))
-			continue
-		}
-		if len(a.from) > 0 {
-			t.rule(chain, match, []expr.Any{loadSource(reg1), member(t.rangeSet(a.from))}, verdict(expr.VerdictAccept))
-		}
-		if len(a.marks) > 0 {
-			t.rule(chain, match, []expr.Any{loadMark(reg1), member(t.markSet(a.marks))}, verdict(expr.VerdictAccept))
-		}
-	}
-	t.rule(chain, verdict(expr.VerdictDrop))
-}
-
-func (t *transaction) baseRules() {
-	t.rule("guard", tracked(), verdict(expr.VerdictAccept))
-	t.rule("guard", []expr.Any{loadDestination(reg1), lookupVerdict("guards")})
-
-	t.rule("translate", loadFrontendKey(), []expr.Any{lookupVerdict("frontends")})
-	t.rule("translate", []expr.Any{loadDestination(reg1), member("addresses")}, verdict(expr.VerdictDrop))
-
-	t.rule("hide", []expr.Any{
+	hide := c.base("hide", natType, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
+	c.rule(hide, []expr.Any{
 		loadMark(reg1),
-		lookup("sources", reg1),
+		lookup(sourcesMap, reg1),
 		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg1},
 	})
-	for _, hook := range []string{"forward", "output"} {
-		t.rule(hook, tracked(), verdict(expr.VerdictAccept))
-		t.rule(hook, []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg1}, lookupVerdict("filters")})
+	for name, hook := range map[string]*nftables.ChainHook{"forward": nftables.ChainHookForward, "output": nftables.ChainHookOutput} {
+		chain := c.base(name, filterType, hook, nftables.ChainPriorityFilter)
+		c.rule(chain, tracked(), verdict(expr.VerdictAccept))
+		c.rule(chain, []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: reg1}, lookupVerdict(filtersMap)})
 	}
 }
 
-func (t *transaction) fail(err error) { t.err = cmp.Or(t.err, err) }
+// clear takes everything away that the change before brought.
+func (c *change) clear() {
+	for _, s := range c.constant() {
+		c.conn.FlushSet(s)
+	}
+	for _, chain := range c.table.chains {
+		c.conn.DelChain(chain)
+	}
+	for _, s := range c.table.sets {
+		c.conn.DelSet(s)
+	}
+}
+
+func (c *change) base(name string, kind nftables.ChainType, hook *nftables.ChainHook, priority *nftables.ChainPriority) *nftables.Chain {
+	policy := nftables.ChainPolicyAccept
+	return c.conn.AddChain(&nftables.Chain{
+		Name: name, Table: c.Table, Type: kind, Hooknum: hook, Priority: priority, Policy: &policy,
+	})
+}
+
+// chain adds a chain that lasts until the next change.
+func (c *change) chain(format string, args ...any) *nftables.Chain {
+	name := fmt.Sprintf(format, args...)
+	chain := c.conn.AddChain(&nftables.Chain{Name: fmt.Sprintf("%s-%d", name, c.changes), Table: c.Table})
+	c.chains = append(c.chains, chain)
+	return chain
+}
+
+func (c *change) rule(chain *nftables.Chain, parts ...[]expr.Any) {
+	c.conn.AddRule(&nftables.Rule{Table: c.Table, Chain: chain, Exprs: slices.Concat(parts...)})
+}
+
+// set adds a set that lasts until the next change, and returns its name.
+func (c *change) set(kind string, key nftables.SetDatatype, interval bool, elements []nftables.SetElement) string {
+	s := &nftables.Set{
+		Table: c.Table, Name: fmt.Sprintf("%s-%d-%d", kind, len(c.sets), c.changes), KeyType: key, Interval: interval,
+	}
+	if err := c.conn.AddSet(s, nil); err != nil {
+		c.fail(err)
+	}
+	c.sets = append(c.sets, s)
+	c.addTo(s, elements)
+	return s.Name
+}
+
+// fill adds elements to one of the maps and sets that stay.
+func (c *change) fill(name string, elements []nftables.SetElement) {
+	i := slices.IndexFunc(c.constant(), func(s *nftables.Set) bool { return s.Name == name })
+	c.addTo(c.constant()[i], elements)
+}
 
 // elementsPerMessage keeps a message's list below the 64 KiB that a netlink
 // attribute can hold.
 const elementsPerMessage = 400
 
-func (t *transaction) set(s *nftables.Set, elements []nftables.SetElement) {
-	s.Table = t.table
-	if err := t.conn.AddSet(s, nil); err != nil {
-		t.fail(fmt.Errorf("adding set %s: %w", s.Name, err))
-		return
-	}
+func (c *change) addTo(s *nftables.Set, elements []nftables.SetElement) {
 	for chunk := range slices.Chunk(elements, elementsPerMessage) {
-		if err := t.conn.SetAddElements(s, chunk); err != nil {
-			t.fail(fmt.Errorf("adding elements to set %s: %w", s.Name, err))
+		if err := c.conn.SetAddElements(s, chunk); err != nil {
+			c.fail(err)
 		}
 	}
 }
 
-func (t *transaction) addressSet(name string, addrs []netip.Addr) {
-	var elements []nftables.SetElement
-	for _, a := range addrs {
-		elements = append(elements, nftables.SetElement{Key: a.AsSlice()})
-	}
-	t.set(&nftables.Set{Name: name, KeyType: nftables.TypeIPAddr}, elements)
-}
-
 // rangeSet adds a set of address ranges and returns its name.
-func (t *transaction) rangeSet(ranges []addrRange) string {
+func (c *change) rangeSet(ranges []addrRange) string {
 	var elements []nftables.SetElement
 	for _, r := range ranges {
 		elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint32(r.first)})
@@ -288,28 +255,14 @@ func (t *transaction) rangeSet(ranges []addrRange) string {
 			elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint32(r.last + 1), IntervalEnd: true})
 		}
 	}
-	t.sets++
-	name := fmt.Sprintf("ranges-%d", t.sets)
-	t.set(&nftables.Set{Name: name, KeyType: nftables.TypeIPAddr, Interval: true}, elements)
-	return name
+	return c.set("ranges", nftables.TypeIPAddr, true, elements)
 }
 
 // markSet adds a set of connection marks and returns its name.
-func (t *transaction) markSet(marks []uint32) string {
+func (c *change) markSet(marks []uint32) string {
 	var elements []nftables.SetElement
 	for _, m := range marks {
 		elements = append(elements, nftables.SetElement{Key: native(m)})
 	}
-	t.sets++
-	name := fmt.Sprintf("members-%d", t.sets)
-	t.set(&nftables.Set{Name: name, KeyType: nftables.TypeMark}, elements)
-	return name
-}
-
-func (t *transaction) rule(chain string, parts ...[]expr.Any) {
-	t.conn.AddRule(&nftables.Rule{
-		Table: t.table,
-		Chain: &nftables.Chain{Name: chain, Table: t.table},
-		Exprs: slices.Concat(parts...),
-	})
+	return c.set("members", nftables.TypeMark, false, elements)
 }
