@@ -72,8 +72,8 @@ func (b builder) plan(ctx context.Context) (units map[string]int64, share float6
 		return nil, 0, err
 	}
 	p := newProgress(units, b.source.processors(), time.Now())
-	b.reporter.say("%d of %d packages are in Go's build cache already; %d to compile, about %s.",
-		len(list)-len(units), len(list), len(units), roughly(p.left(p.began)))
+	b.reporter.say("%d of %d packages to compile (Go's build cache holds the others): about %s.",
+		len(units), len(list), roughly(p.left(p.began)))
 	return units, float64(p.total) / float64(total+linkUnits), nil
 }
 

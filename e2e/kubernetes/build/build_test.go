@@ -111,7 +111,7 @@ func TestBuildOnceWithTheVersionLinkedIn(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, log)
 	}
-	for _, want := range []string{"Kubernetes v1.37.2", "of disk", "packages are in Go's build cache", "to compile, about", "compiled and linked in"} {
+	for _, want := range []string{"Kubernetes v1.37.2", "of disk", "packages to compile", ": about ", "compiled and linked in"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("output does not say %q:\n%s", want, log)
 		}

@@ -32,7 +32,9 @@ func (b builder) list(ctx context.Context) ([]goPackage, error) {
 	began := time.Now()
 	modules, current := 0, "reading the list of packages"
 	var out bytes.Buffer
-	args := append([]string{"list", "-deps", "-json=ImportPath,Dir,GoFiles,Stale"}, b.source.flags()...)
+	// Stale is right only when EmbedFiles is asked for too: without, "go list"
+	// leaves embedded files out of what it looks up in the build cache.
+	args := append([]string{"list", "-deps", "-json=ImportPath,Dir,GoFiles,EmbedFiles,Stale"}, b.source.flags()...)
 	err := b.run(ctx, append(args, mainPackage), &out,
 		func(line string) bool {
 			module, ok := strings.CutPrefix(line, "go: downloading ")

@@ -6,13 +6,13 @@ import "time"
 // the check of free space depend on it.
 const (
 	// One unit of work is the compiling of one byte of Go source.
-	packageUnits   = 20_000 // a package, however small
-	linkUnits      = 3_000_000
-	unitsPerSecond = 110_000 // of one processor
+	packageUnits   = 100_000 // a package, however small
+	linkUnits      = 8_000_000
+	unitsPerSecond = 350_000 // of one processor
 
-	coldTime = 15 * time.Minute // of one processor
+	coldTime = 18 * time.Minute // of one processor
 
-	moduleBytes = 800e6  // downloaded and unpacked modules
-	cacheBytes  = 1600e6 // in Go's build cache
-	binaryBytes = 160e6
+	moduleBytes = 650e6  // downloaded and unpacked modules
+	cacheBytes  = 3300e6 // in Go's build cache
+	binaryBytes = 150e6
 )

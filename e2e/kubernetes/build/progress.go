@@ -51,11 +51,10 @@ func (p *progress) start(pkg string) bool {
 	return true
 }
 
-// left is how long the rest takes, at the speed met so far. The first minute
-// weighs in the speed measured elsewhere, because a few small packages say
-// little.
+// left is how long the rest takes, at the speed met so far. The usual speed is
+// mixed in, because the first few packages say little.
 func (p *progress) left(now time.Time) time.Duration {
-	const doubt = 60 // seconds of the other speed that are mixed in
+	const doubt = 15 // seconds at the usual speed
 	usual := unitsPerSecond * float64(p.parallel)
 	speed := (float64(p.done) + usual*doubt) / (now.Sub(p.began).Seconds() + doubt)
 	return time.Duration(float64(p.total-p.done) / speed * float64(time.Second))
@@ -63,9 +62,9 @@ func (p *progress) left(now time.Time) time.Duration {
 
 // line says all of it for one line of a log or a terminal.
 func (p *progress) line(now time.Time) string {
-	return fmt.Sprintf("kubernetes: %3d%%, %s passed, about %s left: %d of %d packages, %s",
-		p.done*100/p.total, length(now.Sub(p.began)), roughly(p.left(now)),
-		p.started, p.started+len(p.units), p.current)
+	return fmt.Sprintf("kubernetes: %d%%, %d/%d packages, %s passed, about %s left: %s",
+		p.done*100/p.total, p.started, p.started+len(p.units),
+		length(now.Sub(p.began)), roughly(p.left(now)), p.current)
 }
 
 // length is a time for people: 45s, 2m05s.

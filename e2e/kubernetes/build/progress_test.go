@@ -29,7 +29,7 @@ func TestProgressCountsWhatFinished(t *testing.T) {
 	if want := p.total - linkUnits - 1_000_000; p.done != want {
 		t.Errorf("last package started: %d units done, want all but its own and the linking (%d)", p.done, want)
 	}
-	if line := p.line(began.Add(125 * time.Second)); !strings.HasSuffix(line, "4 of 4 packages, linking") || !strings.Contains(line, "2m05s passed") {
+	if line := p.line(began.Add(125 * time.Second)); !strings.HasSuffix(line, " left: linking") || !strings.Contains(line, " 4/4 packages, 2m05s passed, ") {
 		t.Errorf("line while linking: %s", line)
 	}
 }
