@@ -32,8 +32,11 @@ type NetNS struct {
 
 // NewNetNS makes a network namespace with its loopback device up. Inside the
 // sandbox "ip netns exec name" finds it. The name must be new and a valid file
-// name.
+// name. Outside of a sandbox it refuses.
 func NewNetNS(name string) (*NetNS, error) {
+	if !Inside() {
+		return nil, fmt.Errorf("making network namespace %s: only inside a sandbox, which Enter makes", name)
+	}
 	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
 		return nil, fmt.Errorf("network namespace name %q is not a file name", name)
 	}
@@ -63,8 +66,12 @@ func NewNetNS(name string) (*NetNS, error) {
 }
 
 // Current gives the network namespace that the caller runs in, normally the
-// sandbox's main one.
+// sandbox's main one. Outside of a sandbox it refuses: nobody shall change the
+// machine's own network by mistake.
 func Current() (*NetNS, error) {
+	if !Inside() {
+		return nil, errors.New("opening the current network namespace: only inside a sandbox, which Enter makes")
+	}
 	return openNetNS("current", threadNetNS)
 }
 

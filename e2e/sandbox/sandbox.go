@@ -116,6 +116,12 @@ func Main(m interface{ Run() int }) {
 	os.Exit(m.Run())
 }
 
+// Inside says whether this program runs in a sandbox, so that code which changes
+// the network or mounts can refuse to touch the machine's own.
+func Inside() bool {
+	return strings.HasPrefix(os.Getenv(stageVariable), "inside:")
+}
+
 // currentStage reads which copy of the program this is; "" is the outer one.
 func currentStage() (stage string, files int, err error) {
 	value := os.Getenv(stageVariable)
