@@ -161,12 +161,14 @@ func (p *Proxy) follow(ctx context.Context) {
 		if !p.tracker.synced() {
 			continue
 		}
+		now := time.Now()
 		p.decide(ctx)
-		if now := time.Now(); now.After(blocked) {
-			if err := p.program(ctx, now); err != nil {
-				logger.Error(err, "Could not program the node, trying again")
-				blocked = now.Add(retryAfter)
-			}
+		if now.Before(blocked) {
+			continue
+		}
+		if err := p.program(ctx, now); err != nil {
+			logger.Error(err, "Could not program the node, trying again")
+			blocked = now.Add(retryAfter)
 		}
 	}
 }
@@ -201,8 +203,8 @@ func (p *Proxy) decide(ctx context.Context) {
 	}
 }
 
-// program brings all families to what is wanted. One that fails does not keep
-// the other from being served.
+// program brings all families to what is wanted, which was decided after now.
+// One that fails does not keep the other from being served.
 func (p *Proxy) program(ctx context.Context, now time.Time) error {
 	var errs []error
 	quarantined := 0
@@ -212,7 +214,7 @@ func (p *Proxy) program(ctx context.Context, now time.Time) error {
 			continue
 		}
 		quarantined += len(plane.quarantine)
-		p.health.Updated(plane.family())
+		p.health.Updated(plane.family(), now)
 	}
 	p.quarantined.Store(int64(quarantined))
 	return errors.Join(errs...)

@@ -34,6 +34,7 @@ type Health struct {
 type family struct {
 	updated time.Time // last time the kernel had all that was asked for
 	pending time.Time // since when something waits, zero if nothing does
+	newest  time.Time // when the last change was queued
 }
 
 // New returns the health of a proxy for the given families. A family whose
@@ -47,23 +48,30 @@ func New(timeout time.Duration, families ...Family) *Health {
 	return h
 }
 
-// Queued notes that changes wait to be programmed, in every family.
+// Queued notes that a change waits to be programmed, in every family.
 func (h *Health) Queued() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	now := time.Now()
 	for _, f := range h.families {
+		f.newest = now
 		if f.pending.IsZero() {
-			f.pending = time.Now()
+			f.pending = now
 		}
 	}
 }
 
-// Updated notes that the kernel has all changes of a family queued until then.
-func (h *Health) Updated(name Family) {
+// Updated notes that the kernel has all changes of a family queued before then.
+func (h *Health) Updated(name Family, then time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if f, ok := h.families[name]; ok {
-		f.updated, f.pending = time.Now(), time.Time{}
+	f, ok := h.families[name]
+	if !ok {
+		return
+	}
+	f.updated, f.pending = time.Now(), time.Time{}
+	if f.newest.After(then) {
+		f.pending = f.newest
 	}
 }
 
@@ -163,4 +171,16 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		return fmt.Errorf("answering health checks on %v: %w", l.Addr(), err)
 	}
 	return nil
+}
+
+// UpdatedSince tells whether every family has all changes queued before then.
+func (h *Health) UpdatedSince(then time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, f := range h.families {
+		if f.updated.Before(then) || !f.pending.IsZero() && !f.pending.After(then) {
+			return false
+		}
+	}
+	return true
 }

@@ -1,0 +1,376 @@
+package nodeproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
+	"github.com/fairway-lb/fairway/e2e/sandbox"
+)
+
+func TestMain(m *testing.M) { sandbox.Main(m) }
+
+// world is a node with two Pods, a Pod on another node, and a client, each in a
+// network namespace of its own. The fabric routes between them; no two share a
+// link. Each Pod answers on port 8080, TCP and UDP, with its name and the source
+// address it saw.
+//
+//	client ─┐          ┌─ a
+//	        fabric ─ node
+//	remote ─┘          └─ b
+type world struct {
+	hosts map[string]*sandbox.NetNS
+	proxy *Proxy
+	stop  func() // ends the proxy and waits for it
+}
+
+// Addresses by name, IPv4 and IPv6. The last two belong to no host.
+var addresses = map[string][2]string{
+	"client":  {"198.51.100.10", "2001:db8:c::10"},
+	"fabric":  {"10.0.0.1", "fd00:a::1"},
+	"node":    {"10.0.0.11", "fd00:a::11"},
+	"a":       {"10.244.1.10", "fd00:f4:1::10"},
+	"b":       {"10.244.1.11", "fd00:f4:1::11"},
+	"remote":  {"10.244.2.10", "fd00:f4:2::10"},
+	"cluster": {"10.96.0.10", "fd00:96::10"},
+	"vip":     {"203.0.113.10", "2001:db8:a::10"},
+}
+
+func addr(name string, family int) netip.Addr { return netip.MustParseAddr(addresses[name][family]) }
+
+const (
+	podPort  = 8080
+	nodePort = 30080
+)
+
+var routerAddress = netip.MustParseAddr("fe80::1")
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := &world{hosts: make(map[string]*sandbox.NetNS)}
+	for _, name := range []string{"client", "fabric", "node", "a", "b", "remote"} {
+		ns, err := sandbox.NewNetNS(fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { ns.Close() })
+		w.hosts[name] = ns
+	}
+	for _, router := range []string{"fabric", "node"} {
+		w.sysctl(t, router, "net.ipv4.ip_forward", "1")
+		w.sysctl(t, router, "net.ipv6.conf.all.forwarding", "1")
+	}
+	w.connect(t, "fabric", "client")
+	w.connect(t, "fabric", "remote")
+	w.connect(t, "fabric", "node", "10.244.1.0/24", "fd00:f4:1::/64", "10.96.0.0/16", "fd00:96::/64", "203.0.113.0/24", "2001:db8:a::/64")
+	w.connect(t, "node", "a")
+	w.connect(t, "node", "b")
+	for _, pod := range []string{"a", "b", "remote"} {
+		w.serve(t, pod)
+	}
+	return w
+}
+
+func (w *world) sysctl(t *testing.T, host, name, value string) {
+	t.Helper()
+	if err := w.hosts[host].Sysctl(name, value); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// connect hangs a host off a router, which sends it these ranges too.
+func (w *world) connect(t *testing.T, router, host string, ranges ...string) {
+	t.Helper()
+	up := sandbox.End{NetNS: w.hosts[host], Device: "eth0"}
+	down := sandbox.End{NetNS: w.hosts[router], Device: host, Addresses: []netip.Prefix{netip.PrefixFrom(routerAddress, 64)}}
+	for family, everywhere := range []string{"0.0.0.0/0", "::/0"} {
+		own := addr(host, family)
+		up.Addresses = append(up.Addresses, netip.PrefixFrom(own, own.BitLen()))
+		via := [2]netip.Addr{addr(router, 0), routerAddress}[family]
+		up.Routes = append(up.Routes, sandbox.Route{To: netip.MustParsePrefix(everywhere), Via: via, Source: own})
+		down.Routes = append(down.Routes, sandbox.Route{To: netip.PrefixFrom(own, own.BitLen())})
+	}
+	if router == "fabric" {
+		down.Addresses = append(down.Addresses, netip.PrefixFrom(addr("fabric", 0), 32))
+	}
+	if err := sandbox.Connect(down, up); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range ranges {
+		to := netip.MustParsePrefix(r)
+		via := addr(host, 0)
+		if to.Addr().Is6() {
+			via = addr(host, 1)
+		}
+		if err := w.hosts[router].AddRoute(host, sandbox.Route{To: to, Via: via}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// serve answers for a Pod until the test ends.
+func (w *world) serve(t *testing.T, pod string) {
+	t.Helper()
+	l, err := w.hosts[pod].Listen(t.Context(), "tcp", fmt.Sprintf(":%d", podPort))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(c, pod, " ", c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
+			c.Close()
+		}
+	}()
+	for family := range 2 {
+		// One socket per address: a wildcard one may answer from another.
+		p, err := w.hosts[pod].ListenPacket(t.Context(), "udp", netip.AddrPortFrom(addr(pod, family), podPort).String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { p.Close() })
+		go func() {
+			buf := make([]byte, 64)
+			for {
+				_, from, err := p.ReadFrom(buf)
+				if err != nil {
+					return
+				}
+				_, _ = p.WriteTo(fmt.Append(nil, pod, " ", from.(*net.UDPAddr).AddrPort().Addr().Unmap()), from)
+			}
+		}()
+	}
+}
+
+// answer is what came back: who answered and which source it saw, or "refused"
+// or "timeout".
+type answer struct{ pod, source string }
+
+var (
+	refused = answer{pod: "refused"}
+	timeout = answer{pod: "timeout"}
+)
+
+// patience is for packets that should come; packets that should not are waited
+// for a tenth of it.
+const patience = 3 * time.Second
+
+// ask makes one request from a host.
+func (w *world) ask(t *testing.T, from, network string, to netip.AddrPort, wait time.Duration) answer {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
+	defer cancel()
+	c, err := w.hosts[from].DialContext(ctx, network, to.String())
+	if err != nil {
+		return w.failure(t, err)
+	}
+	defer c.Close()
+	return w.exchange(t, c, wait)
+}
+
+// exchange asks on a connection that is there.
+func (w *world) exchange(t *testing.T, c net.Conn, wait time.Duration) answer {
+	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(wait))
+	if _, isUDP := c.(*net.UDPConn); isUDP {
+		if _, err := c.Write([]byte("who?")); err != nil {
+			return w.failure(t, err)
+		}
+	}
+	buf := make([]byte, 128)
+	n, err := c.Read(buf)
+	if err != nil {
+		return w.failure(t, err)
+	}
+	pod, source, _ := strings.Cut(string(buf[:n]), " ")
+	return answer{pod, source}
+}
+
+func (w *world) failure(t *testing.T, err error) answer {
+	t.Helper()
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EPERM):
+		return refused // EPERM is what the kernel tells a local UDP sender at once
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return timeout
+	}
+	t.Fatalf("unexpected failure: %v", err)
+	return answer{}
+}
+
+// start runs a proxy on the node, knowing nothing yet but its Node.
+func (w *world) start(t *testing.T) {
+	t.Helper()
+	h := health.New(time.Minute, "IPv4", "IPv6")
+	err := w.hosts["node"].Do(func() (err error) {
+		w.proxy, err = New(Config{NodeName: "node", PodCIDRs: prefixes("10.244.0.0/16", "fd00:f4::/32"), IPv6: true}, h)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	p := w.proxy
+	go func() {
+		defer close(done)
+		p.follow(ctx)
+	}()
+	w.stop = func() {
+		cancel()
+		<-done
+		p.Close()
+	}
+	t.Cleanup(func() { w.stop() })
+	w.replace(t, &corev1.Node{
+		ObjectMeta: metav1.ObjectMeta{Name: "node"},
+		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: addresses["node"][0]},
+			{Type: corev1.NodeInternalIP, Address: addresses["node"][1]},
+		}},
+	})
+}
+
+// replace makes these all the objects there are and waits for them to count.
+func (w *world) replace(t *testing.T, objects ...any) {
+	t.Helper()
+	var services, slices, nodes []any
+	for _, o := range objects {
+		switch o.(type) {
+		case *corev1.Service:
+			services = append(services, o)
+		case *discoveryv1.EndpointSlice:
+			slices = append(slices, o)
+		case *corev1.Node:
+			nodes = append(nodes, o)
+		}
+	}
+	tr := w.proxy.tracker
+	if nodes != nil {
+		must(t, tr.nodes.Replace(nodes, ""))
+	}
+	must(t, tr.services.Replace(services, ""))
+	must(t, tr.slices.Replace(slices, ""))
+	w.settle(t)
+}
+
+// update adds or changes objects and waits for them to count.
+func (w *world) update(t *testing.T, objects ...any) {
+	t.Helper()
+	for _, object := range objects {
+		switch o := object.(type) {
+		case *corev1.Service:
+			must(t, w.proxy.tracker.services.Update(o))
+		case *discoveryv1.EndpointSlice:
+			must(t, w.proxy.tracker.slices.Update(o))
+		case *corev1.Node:
+			must(t, w.proxy.tracker.nodes.Update(o))
+		}
+	}
+	w.settle(t)
+}
+
+// settle waits until the kernel has all that was handed in.
+func (w *world) settle(t *testing.T) {
+	t.Helper()
+	asked := time.Now()
+	w.proxy.health.Queued()
+	w.proxy.tracker.wake()
+	until(t, "the node is programmed", func() bool { return w.proxy.health.UpdatedSince(asked) })
+}
+
+// until polls for a condition.
+func until(t *testing.T, what string, met func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !met(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("in vain: waiting until %s", what)
+		}
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func prefixes(in ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range in {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+// newTestService is a dual-stack Service "default/<name>" with port 80, TCP and
+// UDP, NodePort 30080 and the addresses "cluster" and "vip"; edits change it.
+func newTestService(name string, edits ...func(*corev1.Service)) *corev1.Service {
+	s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name}}
+	s.Spec.Type = corev1.ServiceTypeLoadBalancer
+	s.Spec.ClusterIP = addresses["cluster"][0]
+	s.Spec.ClusterIPs = slices.Clone(addr2("cluster"))
+	for _, p := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP} {
+		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: strings.ToLower(string(p)), Protocol: p, Port: 80, NodePort: nodePort})
+	}
+	for _, ip := range addr2("vip") {
+		s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip})
+	}
+	for _, edit := range edits {
+		edit(s)
+	}
+	return s
+}
+
+func addr2(name string) []string { a := addresses[name]; return a[:] }
+
+// newTestSlices are the two families' slices of a Service with these Pods.
+func newTestSlices(service string, endpoints ...discoveryv1.Endpoint) []any {
+	var out []any
+	for family, kind := range []discoveryv1.AddressType{discoveryv1.AddressTypeIPv4, discoveryv1.AddressTypeIPv6} {
+		s := &discoveryv1.EndpointSlice{AddressType: kind}
+		s.Namespace, s.Name = "default", fmt.Sprintf("%s-%d", service, family)
+		s.Labels = map[string]string{discoveryv1.LabelServiceName: service}
+		for _, p := range []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP} {
+			s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: new(strings.ToLower(string(p))), Protocol: &p, Port: new(int32(podPort))})
+		}
+		for _, e := range endpoints {
+			e.Addresses = []string{addresses[e.Addresses[0]][family]}
+			s.Endpoints = append(s.Endpoints, e)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// pod is an endpoint; its address is filled in by newTestSlices.
+func pod(name string) discoveryv1.Endpoint {
+	on := "node"
+	if name == "remote" {
+		on = "other"
+	}
+	return discoveryv1.Endpoint{Addresses: []string{name}, NodeName: &on}
+}
+
+func terminating(e discoveryv1.Endpoint) discoveryv1.Endpoint {
+	e.Conditions = discoveryv1.EndpointConditions{Ready: new(false), Serving: new(true), Terminating: new(true)}
+	return e
+}
