@@ -1,0 +1,350 @@
+package aws
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/fairway-lb/fairway/providers/lb"
+)
+
+// facts is what the model must know about the account besides the Service.
+type facts struct {
+	region, vpc string
+	subnets     []subnet
+	// placed lists, by name, the subnets each load balancer is in.
+	placed map[string][]string
+	// nodeGroups are the security groups that protect the nodes, sorted.
+	nodeGroups []string
+}
+
+// How long facts are believed. What changes them is rare, slow and seldom
+// urgent; a failed change to the account makes them be read again at once.
+const (
+	factsTTL = 10 * time.Minute
+	// absentTTL is how long an instance that EC2 does not list is not asked for
+	// again: a new one may be listed a little late.
+	absentTTL = time.Minute
+)
+
+// factCache reads facts and remembers them. It is safe for concurrent use.
+type factCache struct {
+	*clients
+	cfg Config
+
+	// turn holds a token for whoever may use the fields below. A channel, unlike
+	// a mutex, lets those who wait give up with their context.
+	turn      chan struct{}
+	vpc       string
+	network   facts // without nodeGroups
+	read      time.Time
+	instances map[string]instanceFacts
+}
+
+// instanceFacts is what matters of a node's instance.
+type instanceFacts struct {
+	vpc string
+	// group is the security group that admits load balancers; problem says why
+	// there is none.
+	group, problem string
+	read           time.Time
+}
+
+// present is false for an instance that EC2 does not list as running.
+func (i instanceFacts) present() bool { return i.vpc != "" }
+
+func newFactCache(c *clients, cfg Config) *factCache {
+	f := &factCache{clients: c, cfg: cfg, turn: make(chan struct{}, 1), instances: map[string]instanceFacts{}}
+	f.turn <- struct{}{}
+	return f
+}
+
+// get returns the facts for a Service with these nodes, and remarks about nodes
+// whose security group could not be told.
+func (f *factCache) get(ctx context.Context, instances []string) (facts, []lb.Notice, error) {
+	select {
+	case <-f.turn:
+	case <-ctx.Done():
+		return facts{}, nil, &lb.Error{Kind: lb.Unavailable, Op: "read facts", Err: ctx.Err()}
+	}
+	defer func() { f.turn <- struct{}{} }()
+	if f.cfg.NodeSecurityGroup == "" || f.cfg.VPC == "" && f.vpc == "" {
+		if err := f.learnInstances(ctx, instances); err != nil {
+			return facts{}, nil, err
+		}
+	}
+	if err := f.learnNetwork(ctx, instances); err != nil {
+		return facts{}, nil, err
+	}
+	found := f.network
+	groups, notices, err := f.nodeGroups(instances)
+	found.nodeGroups = groups
+	return found, notices, err
+}
+
+// known returns the security groups of all nodes seen so far.
+func (f *factCache) known(ctx context.Context) ([]string, error) {
+	select {
+	case <-f.turn:
+	case <-ctx.Done():
+		return nil, &lb.Error{Kind: lb.Unavailable, Op: "read facts", Err: ctx.Err()}
+	}
+	defer func() { f.turn <- struct{}{} }()
+	if f.cfg.NodeSecurityGroup != "" {
+		return []string{f.cfg.NodeSecurityGroup}, nil
+	}
+	groups := map[string]bool{}
+	for _, i := range f.instances {
+		if i.group != "" {
+			groups[i.group] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(groups)), nil
+}
+
+// forget makes the next get read everything again.
+func (f *factCache) forget() {
+	<-f.turn
+	defer func() { f.turn <- struct{}{} }()
+	f.read = time.Time{}
+	for id, i := range f.instances {
+		i.read = time.Time{}
+		f.instances[id] = i
+	}
+}
+
+// learnNetwork reads subnets, route tables and where load balancers are.
+func (f *factCache) learnNetwork(ctx context.Context, instances []string) error {
+	if time.Since(f.read) < factsTTL {
+		return nil
+	}
+	vpc, err := f.findVPC(ctx, instances)
+	if err != nil {
+		return err
+	}
+	filter := []ec2types.Filter{{Name: aws.String("vpc-id"), Values: []string{vpc}}}
+	var tables []ec2types.RouteTable
+	for pages := ec2.NewDescribeRouteTablesPaginator(f.ec2, &ec2.DescribeRouteTablesInput{Filters: filter}); pages.HasMorePages(); {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return failed("read route tables", lb.Ref{}, err)
+		}
+		tables = append(tables, page.RouteTables...)
+	}
+	network := facts{region: f.region, vpc: vpc, placed: map[string][]string{}}
+	for pages := ec2.NewDescribeSubnetsPaginator(f.ec2, &ec2.DescribeSubnetsInput{Filters: filter}); pages.HasMorePages(); {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return failed("read subnets", lb.Ref{}, err)
+		}
+		for _, s := range page.Subnets {
+			network.subnets = append(network.subnets, subnet{
+				id: aws.ToString(s.SubnetId), zone: aws.ToString(s.AvailabilityZone), tags: ec2Tags(s.Tags),
+				public: isPublic(aws.ToString(s.SubnetId), tables), outpost: aws.ToString(s.OutpostArn) != "",
+				free: int(aws.ToInt32(s.AvailableIpAddressCount)),
+			})
+		}
+	}
+	balancers, err := f.listLoadBalancers(ctx)
+	if err != nil {
+		return err
+	}
+	for _, b := range balancers {
+		network.placed[aws.ToString(b.LoadBalancerName)] = subnetsOf(b)
+	}
+	f.vpc, f.network, f.read = vpc, network, time.Now()
+	return nil
+}
+
+// isPublic reports whether the route table of a subnet, its own or else the
+// network's main one, leads to an internet gateway.
+// https://docs.aws.amazon.com/vpc/latest/userguide/configure-subnets.html
+func isPublic(subnetID string, tables []ec2types.RouteTable) bool {
+	var main, own *ec2types.RouteTable
+	for i, t := range tables {
+		for _, a := range t.Associations {
+			if aws.ToBool(a.Main) {
+				main = &tables[i]
+			}
+			if aws.ToString(a.SubnetId) == subnetID {
+				own = &tables[i]
+			}
+		}
+	}
+	if own == nil {
+		own = main
+	}
+	return own != nil && slices.ContainsFunc(own.Routes, func(r ec2types.Route) bool {
+		return strings.HasPrefix(aws.ToString(r.GatewayId), "igw-") && r.State != ec2types.RouteStateBlackhole
+	})
+}
+
+// findVPC returns the configured network, else that of the nodes, else that of
+// the machine this runs on.
+func (f *factCache) findVPC(ctx context.Context, instances []string) (string, error) {
+	if f.cfg.VPC != "" {
+		return f.cfg.VPC, nil
+	}
+	for _, id := range instances {
+		if i := f.instances[id]; i.present() {
+			return i.vpc, nil
+		}
+	}
+	if f.vpc != "" {
+		return f.vpc, nil
+	}
+	vpc, err := f.ownVPC(ctx)
+	if err != nil {
+		return "", &lb.Error{Kind: lb.Pending, Op: "find the cluster's network", RetryAfter: 30 * time.Second, Err: err,
+			Message: "no node with an instance is known yet and this machine's own network cannot be told: " + err.Error() + "; set vpc in the configuration to do without"}
+	}
+	return vpc, nil
+}
+
+// ownVPC asks the instance metadata service.
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-categories.html
+func (f *factCache) ownVPC(ctx context.Context) (string, error) {
+	mac, err := f.metadata(ctx, "mac")
+	if err != nil {
+		return "", err
+	}
+	return f.metadata(ctx, "network/interfaces/macs/"+mac+"/vpc-id")
+}
+
+// filterValues is the most values EC2 takes in one filter.
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Filtering.html
+const filterValues = 200
+
+// learnInstances reads those instances that are not known or no longer fresh.
+// They are asked for by filter: unlike with explicit ids, one that is gone does
+// not fail the rest.
+func (f *factCache) learnInstances(ctx context.Context, ids []string) error {
+	now := time.Now()
+	stale := slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
+		i, ok := f.instances[id]
+		ttl := factsTTL
+		if !i.present() {
+			ttl = absentTTL
+		}
+		return ok && now.Sub(i.read) < ttl
+	})
+	for chunk := range slices.Chunk(stale, filterValues) {
+		var found []ec2types.Instance
+		pages := ec2.NewDescribeInstancesPaginator(f.ec2, &ec2.DescribeInstancesInput{
+			Filters: []ec2types.Filter{{Name: aws.String("instance-id"), Values: chunk}}})
+		for pages.HasMorePages() {
+			page, err := pages.NextPage(ctx)
+			if err != nil {
+				return failed("read instances", lb.Ref{}, err)
+			}
+			for _, r := range page.Reservations {
+				found = append(found, r.Instances...)
+			}
+		}
+		for _, id := range chunk {
+			f.instances[id] = instanceFacts{read: now}
+		}
+		if err := f.rememberInstances(ctx, found, now); err != nil {
+			return err
+		}
+	}
+	// What has not been asked for in a long time is no node any more.
+	maps.DeleteFunc(f.instances, func(_ string, i instanceFacts) bool { return now.Sub(i.read) > 6*factsTTL })
+	return nil
+}
+
+func (f *factCache) rememberInstances(ctx context.Context, found []ec2types.Instance, now time.Time) error {
+	var ambiguous []string // groups of instances that have several
+	for _, i := range found {
+		if len(i.SecurityGroups) > 1 {
+			for _, g := range i.SecurityGroups {
+				ambiguous = append(ambiguous, aws.ToString(g.GroupId))
+			}
+		}
+	}
+	tagged, err := f.clusterGroups(ctx, lb.Set(ambiguous...))
+	if err != nil {
+		return err
+	}
+	for _, i := range found {
+		known := instanceFacts{vpc: aws.ToString(i.VpcId), read: now}
+		known.group, known.problem = nodeGroupOf(i, tagged, clusterTagStart+f.cfg.Cluster.Name)
+		f.instances[aws.ToString(i.InstanceId)] = known
+	}
+	return nil
+}
+
+// clusterGroups returns which of the groups carry the cluster's tag.
+func (f *factCache) clusterGroups(ctx context.Context, ids []string) (map[string]bool, error) {
+	if len(ids) == 0 || f.cfg.NodeSecurityGroup != "" {
+		return nil, nil
+	}
+	groups, err := f.listSecurityGroups(ctx, ec2types.Filter{Name: aws.String("group-id"), Values: ids})
+	if err != nil {
+		return nil, err
+	}
+	tagged := map[string]bool{}
+	for _, g := range groups {
+		_, ok := ec2Tags(g.Tags)[clusterTagStart+f.cfg.Cluster.Name]
+		tagged[aws.ToString(g.GroupId)] = ok
+	}
+	return tagged, nil
+}
+
+// nodeGroupOf returns the instance's only security group, or the only one of
+// several that is tagged.
+func nodeGroupOf(i ec2types.Instance, tagged map[string]bool, tag string) (group, problem string) {
+	var all, marked []string
+	for _, g := range i.SecurityGroups {
+		id := aws.ToString(g.GroupId)
+		all = append(all, id)
+		if tagged[id] {
+			marked = append(marked, id)
+		}
+	}
+	switch {
+	case len(all) == 1:
+		return all[0], ""
+	case len(all) == 0:
+		return "", fmt.Sprintf("instance %s has no security group", aws.ToString(i.InstanceId))
+	case len(marked) == 1:
+		return marked[0], ""
+	default:
+		return "", fmt.Sprintf("instance %s is in security groups %s, of which %d are tagged %s; tag exactly one, or set nodeSecurityGroup in the configuration",
+			aws.ToString(i.InstanceId), strings.Join(all, ", "), len(marked), tag)
+	}
+}
+
+// nodeGroups returns the security groups of these instances. An instance without
+// a clear one is noted, and an error when no other has one.
+func (f *factCache) nodeGroups(instances []string) ([]string, []lb.Notice, error) {
+	if f.cfg.NodeSecurityGroup != "" {
+		return []string{f.cfg.NodeSecurityGroup}, nil, nil
+	}
+	var groups []string
+	problem := ""
+	for _, id := range instances {
+		i := f.instances[id]
+		switch {
+		case i.group != "" && i.vpc == f.network.vpc:
+			groups = append(groups, i.group)
+		case i.problem != "" && problem == "":
+			problem = i.problem
+		}
+	}
+	switch {
+	case problem == "":
+		return lb.Set(groups...), nil, nil
+	case len(groups) == 0:
+		return nil, nil, &lb.Error{Kind: lb.Invalid, Op: "find the nodes' security group", Message: problem, RetryAfter: retryDiscovery}
+	default:
+		return lb.Set(groups...), []lb.Notice{{Reason: "NodeSecurityGroupUnknown", Message: problem}}, nil
+	}
+}
