@@ -20,7 +20,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,9 +44,11 @@ type Datapath struct {
 
 	mu      sync.Mutex
 	wanted  *fake.Dataplane
-	reached uint64                   // generation last carried
-	waiting chan struct{}            // closed when reached rises
-	carried map[frontendKey]frontend // replaced, never changed
+	reached uint64        // generation last carried
+	waiting chan struct{} // closed when reached rises
+	// Replaced, never changed:
+	carried      map[frontendKey]frontend
+	outOfService []netip.Addr
 
 	wake   chan struct{}
 	cancel context.CancelFunc
@@ -152,6 +156,17 @@ func (d *Datapath) Wait(ctx context.Context, generation uint64) error {
 	}
 }
 
+// InService returns those of a load balancer's addresses that its DNS name is to
+// answer with: a zone without a healthy target for some listener is left out,
+// unless that leaves none.
+func (d *Datapath) InService(addrs []netip.Addr) []netip.Addr {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(addrs), func(a netip.Addr) bool {
+		return slices.Contains(d.outOfService, a)
+	})
+}
+
 // Close stops the health checks and removes the table and the addresses.
 // Connections through the load balancers end. No method may be called after it.
 func (d *Datapath) Close() error {
@@ -226,7 +241,7 @@ func (d *Datapath) carry(ctx context.Context, dp fake.Dataplane) error {
 
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.carried, d.reached = frontends, dp.Generation
+	d.carried, d.outOfService, d.reached = frontends, rules.outOfService, dp.Generation
 	close(d.waiting)
 	d.waiting = make(chan struct{})
 	return nil

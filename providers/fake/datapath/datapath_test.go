@@ -139,12 +139,9 @@ func TestZones(t *testing.T) {
 	}
 	c.nodes[1].sick.Store(true)
 	c.settled(t, fake.StateUnhealthy, "node-2")
-	var inService []string
-	for _, n := range InService(c.snapshot().LoadBalancers[0]) {
-		inService = append(inService, n.Zone)
-	}
-	if want := []string{"a", "c"}; !slices.Equal(inService, want) {
-		t.Errorf("zones in service with node-2 unhealthy: %v, want %v", inService, want)
+	all := []netip.Addr{addrOf(publicA), addrOf(publicB), addrOf(publicC)}
+	if got, want := c.carrier.InService(all), []netip.Addr{all[0], all[2]}; !slices.Equal(got, want) {
+		t.Errorf("in service with node-2 unhealthy: %v, want %v", got, want)
 	}
 	if got := c.tally(t, "tcp", publicB, 5); got["node-2"] != 5 {
 		t.Errorf("zone b without a healthy target answered from %v, want fail open to node-2", got)
@@ -154,6 +151,8 @@ func TestZones(t *testing.T) {
 		t.Errorf("unhealthy node-2 got connections with cross-zone on: %v", got)
 	}
 }
+
+func addrOf(addrPort string) netip.Addr { return netip.MustParseAddrPort(addrPort).Addr() }
 
 func TestUnhealthyTargetLeavesRotationAndKeepsItsConnections(t *testing.T) {
 	c := newCloud(t, nil)
@@ -490,5 +489,35 @@ func TestKeepsWhatItCarriesWhenItCannotCarryMore(t *testing.T) {
 	}
 	if _, err := c.client.once("tcp", publicA, patience); err != nil {
 		t.Errorf("what was carried before: %v", err)
+	}
+}
+
+// Fifty load balancers are what AWS allows in a region; here each admits other
+// clients, so that no two share a chain.
+func TestManyLoadBalancers(t *testing.T) {
+	c := newCloud(t, nil)
+	for round := range 3 {
+		c.change(t, func(dp *fake.Dataplane) {
+			first := dp.LoadBalancers[0]
+			dp.LoadBalancers = dp.LoadBalancers[:1]
+			for i := range 50 {
+				lb := first
+				lb.ID = fmt.Sprintf("lb-%d", i)
+				lb.Nodes = slices.Clone(lb.Nodes)
+				for z := range lb.Nodes {
+					lb.Nodes[z].Public = netip.AddrFrom4([4]byte{203, 0, 113, byte(10 + i + 60*z)})
+					lb.Nodes[z].Private = netip.AddrFrom4([4]byte{10, 0, byte(16 * z), byte(110 + i)})
+				}
+				lb.Filtered = true
+				lb.Ingress = []fake.Rule{
+					{Protocol: "tcp", FromPort: 80, ToPort: uint16(80 + round), Sources: []netip.Prefix{netip.PrefixFrom(c.client.addr, 32), netip.PrefixFrom(lb.Nodes[0].Private, 32)}},
+					{Protocol: "icmp", Sources: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}},
+				}
+				dp.LoadBalancers = append(dp.LoadBalancers, lb)
+			}
+		})
+		if _, err := c.client.once("tcp", "203.0.113.59:80", patience); err != nil {
+			t.Errorf("round %d, through the last load balancer: %v", round, err)
+		}
 	}
 }

@@ -39,7 +39,7 @@ func newRouter(t *testing.T) *sandbox.NetNS {
 	t.Helper()
 	fabric, err := sandbox.Current()
 	check(t, err)
-	t.Cleanup(func() { fabric.Close() })
+	t.Cleanup(func() { check(t, fabric.Close()) })
 	check(t, fabric.AddAddress("lo", netip.PrefixFrom(router, 32)))
 	t.Cleanup(func() { check(t, fabric.RemoveAddress("lo", netip.PrefixFrom(router, 32))) })
 	check(t, fabric.Sysctl("net.ipv4.ip_forward", "1"))
@@ -102,7 +102,7 @@ func newNode(t *testing.T, fabric *sandbox.NetNS, name, addr string) *node {
 	})}
 	go n.serveTCP(tcp)
 	go n.serveUDP(udp)
-	go server.Serve(health)
+	go func() { _ = server.Serve(health) }()
 	t.Cleanup(func() {
 		tcp.Close()
 		udp.Close()
@@ -126,7 +126,9 @@ func (n *node) serveTCP(l net.Listener) {
 			defer conn.Close()
 			lines := bufio.NewScanner(conn)
 			for lines.Scan() {
-				conn.Write(n.reply(conn.RemoteAddr()))
+				if _, err := conn.Write(n.reply(conn.RemoteAddr())); err != nil {
+					return
+				}
 			}
 		}()
 	}
@@ -139,7 +141,7 @@ func (n *node) serveUDP(conn net.PacketConn) {
 		if err != nil {
 			return
 		}
-		conn.WriteTo(n.reply(from), from)
+		_, _ = conn.WriteTo(n.reply(from), from)
 	}
 }
 

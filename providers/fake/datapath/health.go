@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fairway-lb/fairway/providers/fake"
@@ -28,9 +29,8 @@ func (p probe) same(q probe) bool {
 // maxInFlight bounds the health checks being made at one time.
 const maxInFlight = 64
 
-// initialPause is the longest pause between checks of a target that has not
-// passed or failed for good yet: it is to become useful soon, whatever the
-// interval.
+// initialPause is the longest pause between checks of a target that is initial:
+// it is to become useful soon, whatever the interval.
 const initialPause = time.Second
 
 // checker makes health checks: one goroutine per target, few checks at a time.
@@ -38,33 +38,42 @@ type checker struct {
 	report  fake.HealthReporter
 	slots   chan struct{}
 	wg      sync.WaitGroup
-	running map[string]running
+	running map[string]*watch
 }
 
-type running struct {
+// watch is the health checking of one target while it lasts.
+type watch struct {
 	probe
 	stop context.CancelFunc
+	// known is the state the account has the target in by now.
+	known atomic.Value // of fake.TargetState
 }
 
 func newChecker(report fake.HealthReporter) *checker {
-	return &checker{report: report, slots: make(chan struct{}, maxInFlight), running: map[string]running{}}
+	return &checker{report: report, slots: make(chan struct{}, maxInFlight), running: map[string]*watch{}}
 }
 
-// set makes the checks of probes, by target ID, and no others.
+// set makes the checks of probes, by target ID, and no others. A target whose
+// check changed, or that the account made initial again, starts anew.
 func (c *checker) set(ctx context.Context, probes map[string]probe) {
-	for id, r := range c.running {
-		if p, ok := probes[id]; !ok || !p.same(r.probe) {
-			r.stop()
+	for id, w := range c.running {
+		p, ok := probes[id]
+		again := p.state == fake.StateInitial && w.known.Load() != fake.StateInitial
+		if !ok || again || !p.same(w.probe) {
+			w.stop()
 			delete(c.running, id)
 		}
 	}
 	for id, p := range probes {
-		if _, ok := c.running[id]; ok {
-			continue
+		w, ok := c.running[id]
+		if !ok {
+			w = &watch{probe: p}
+			var watchCtx context.Context
+			watchCtx, w.stop = context.WithCancel(ctx)
+			c.wg.Go(func() { c.watch(watchCtx, id, w) })
+			c.running[id] = w
 		}
-		probeCtx, stop := context.WithCancel(ctx)
-		c.running[id] = running{p, stop}
-		c.wg.Go(func() { c.watch(probeCtx, id, p) })
+		w.known.Store(p.state)
 	}
 }
 
@@ -74,25 +83,33 @@ func (c *checker) stop() {
 	c.wg.Wait()
 }
 
-// watch checks one target until ctx ends. The first check is made at once.
-func (c *checker) watch(ctx context.Context, id string, p probe) {
-	v := verdictOn{check: p.check, state: p.state}
+// watch checks one target until ctx ends. The first check is made at once. The
+// verdict is reported until the account agrees: while it registers a target it
+// takes none.
+func (c *checker) watch(ctx context.Context, id string, w *watch) {
+	v := verdictOn{check: w.check, state: w.state}
 	for {
 		select {
 		case c.slots <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
-		err := p.once(ctx)
+		err := w.once(ctx)
 		<-c.slots
 		if ctx.Err() != nil {
 			return
 		}
-		if v.add(err == nil) {
-			c.report(id, v.state == fake.StateHealthy, reason(err))
+		v.add(err)
+		known := w.known.Load()
+		if v.state != fake.StateInitial && v.state != known {
+			c.report(id, v.state == fake.StateHealthy, v.reason)
+		}
+		pause := w.check.Interval
+		if known == fake.StateInitial {
+			pause = min(pause, initialPause)
 		}
 		select {
-		case <-time.After(v.pause()):
+		case <-time.After(pause):
 		case <-ctx.Done():
 			return
 		}
@@ -103,40 +120,29 @@ func (c *checker) watch(ctx context.Context, id string, p probe) {
 type verdictOn struct {
 	check  fake.HealthCheck
 	state  fake.TargetState
-	streak int // consecutive results against state
+	reason string // of the failure that made it unhealthy
+	streak int    // consecutive results against state
 }
 
-// add takes one result and says whether the state changed by it.
-func (v *verdictOn) add(passed bool) (changed bool) {
-	next, threshold := fake.StateUnhealthy, v.check.UnhealthyThreshold
-	if passed {
-		next, threshold = fake.StateHealthy, v.check.HealthyThreshold
-	}
-	if passed && v.state == fake.StateInitial {
+// add takes one result: nil, or why the check failed.
+func (v *verdictOn) add(failure error) {
+	next, threshold := fake.StateHealthy, v.check.HealthyThreshold
+	switch {
+	case failure != nil:
+		next, threshold = fake.StateUnhealthy, v.check.UnhealthyThreshold
+	case v.state == fake.StateInitial:
 		threshold = 1
 	}
 	if next == v.state {
 		v.streak = 0
-		return false
+		return
 	}
 	v.streak++
 	if v.streak < threshold {
-		return false
+		return
 	}
-	v.state, v.streak = next, 0
-	return true
-}
-
-func (v *verdictOn) pause() time.Duration {
-	if v.state == fake.StateInitial {
-		return min(v.check.Interval, initialPause)
+	v.state, v.streak, v.reason = next, 0, ""
+	if failure != nil {
+		v.reason = failure.Error()
 	}
-	return v.check.Interval
-}
-
-func reason(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }

@@ -65,7 +65,8 @@ func newTable() (*table, error) {
 }
 
 // socketBuffer is what is asked for. Where the user is not root outside, the
-// kernel gives what net.core.{r,w}mem_max allow.
+// kernel gives what net.core.{r,w}mem_max allow; by default that is enough for
+// fifty load balancers with filters of their own.
 const socketBuffer = 8 << 20
 
 func roomy(conn *mdlayher.Conn) error {

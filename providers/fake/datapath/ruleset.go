@@ -23,6 +23,8 @@ type ruleset struct {
 	// sources are the addresses that forwarded connections leave with where the
 	// client's is not preserved, by connection mark.
 	sources map[uint32]netip.Addr
+	// outOfService are the addresses that DNS does not answer with for now.
+	outOfService []netip.Addr
 	// probes are the health checks to make, by target ID.
 	probes map[string]probe
 }
@@ -149,6 +151,7 @@ func (r *ruleset) addLoadBalancer(lb fake.LoadBalancer, m marks, groups members)
 		}
 	}
 	r.addresses = append(r.addresses, addressesOf(lb)...)
+	r.outOfService = append(r.outOfService, outOfService(lb)...)
 	for _, l := range lb.Listeners {
 		for _, n := range lb.Nodes {
 			mark := m.of(markKey{lb.ID, n.Zone, !l.PreserveClientIP})
@@ -235,11 +238,11 @@ func eligible(lb fake.LoadBalancer, zone string, targets []fake.Target) []fake.T
 	return registered
 }
 
-// InService returns the nodes of lb whose addresses its DNS name answers with:
+// inService returns the nodes of lb whose addresses its DNS name answers with:
 // those that reach a healthy target for every listener. When that is true of
 // none, it is all nodes (DNS fails open, see
 // https://docs.aws.amazon.com/elasticloadbalancing/latest/network/target-group-health-checks.html).
-func InService(lb fake.LoadBalancer) []fake.LoadBalancerNode {
+func inService(lb fake.LoadBalancer) []fake.LoadBalancerNode {
 	var in []fake.LoadBalancerNode
 	for _, n := range lb.Nodes {
 		short := slices.ContainsFunc(lb.Listeners, func(l fake.Listener) bool {
@@ -255,6 +258,18 @@ func InService(lb fake.LoadBalancer) []fake.LoadBalancerNode {
 		return slices.Clone(lb.Nodes)
 	}
 	return in
+}
+
+// outOfService returns the addresses of the nodes that are not in service.
+func outOfService(lb fake.LoadBalancer) []netip.Addr {
+	in := inService(lb)
+	var out []netip.Addr
+	for _, n := range lb.Nodes {
+		if !slices.Contains(in, n) {
+			out = append(out, nodeAddresses(n)...)
+		}
+	}
+	return out
 }
 
 func (g members) admissions(rules []fake.Rule) ([]admission, error) {
