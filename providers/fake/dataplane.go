@@ -131,7 +131,8 @@ type HealthCheck struct {
 // Interface is an instance's network interface with its filter.
 type Interface struct {
 	// Device is the network device, in the namespace that plays the cloud's
-	// network, through which the instance is reached.
+	// network, through which the instance is reached; empty when there is none and
+	// only the addresses matter, as sources of others' rules.
 	Device string
 	// Addresses reached through it: the instance's own (a single-address prefix)
 	// first, then the routed ones (Pod ranges).
