@@ -24,6 +24,7 @@ type Options struct {
 type Engine struct {
 	provider lb.Provider
 	opts     Options
+	commits  *committer // nil when the cloud has no documents
 
 	// cluster is held for reading while a Service relies on what the cluster
 	// owns, and for writing while that is taken away, so that the last Service
@@ -39,7 +40,11 @@ func NewEngine(p lb.Provider, opts Options) *Engine {
 	if opts.Parallelism <= 0 {
 		opts.Parallelism = 4
 	}
-	return &Engine{provider: p, opts: opts}
+	e := &Engine{provider: p, opts: opts}
+	if d, ok := p.(lb.Documents); ok {
+		e.commits = newCommitter(d)
+	}
+	return e
 }
 
 // Result is what came of one run.
@@ -168,5 +173,14 @@ func (e *Engine) apply(ctx context.Context, p Plan, observed []lb.Resource) ([]l
 	if e.opts.OnPlan != nil {
 		e.opts.OnPlan(p)
 	}
-	return execute(ctx, e.provider, p, observed, e.opts.Parallelism)
+	return execute(ctx, e.change, p, observed, e.opts.Parallelism)
+}
+
+// change makes one change: that of a fragment through its document's committer,
+// any other through the provider.
+func (e *Engine) change(ctx context.Context, c lb.Change, known lb.Lookup) (lb.Resource, error) {
+	if e.commits != nil && e.commits.documents.IsDocument(subject(c).Parent.Kind) {
+		return e.commits.commit(ctx, c, known)
+	}
+	return e.provider.Apply(ctx, c, known)
 }

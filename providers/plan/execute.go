@@ -12,7 +12,7 @@ import (
 // succeeded, several at a time, and one that fails holds up only what waits for
 // it.
 type execution struct {
-	provider lb.Provider
+	apply    applyFunc
 	changes  []lb.Change
 	waits    [][]int
 	finished []chan struct{} // closed when the change of that index is over
@@ -23,13 +23,16 @@ type execution struct {
 	known map[lb.Ref]lb.Resource
 }
 
+// applyFunc makes one change, as lb.Provider.Apply does.
+type applyFunc func(ctx context.Context, c lb.Change, known lb.Lookup) (lb.Resource, error)
+
 // execute applies p, at most parallelism changes at a time, and returns the
 // resources as they are afterwards, with the errors of the changes that failed
 // joined in the order of the plan. A change that was not tried because one it
 // waits for failed is no error of its own.
-func execute(ctx context.Context, provider lb.Provider, p Plan, observed []lb.Resource, parallelism int) ([]lb.Resource, error) {
+func execute(ctx context.Context, apply applyFunc, p Plan, observed []lb.Resource, parallelism int) ([]lb.Resource, error) {
 	x := &execution{
-		provider: provider,
+		apply:    apply,
 		changes:  p.Changes,
 		waits:    predecessors(p.Changes),
 		finished: make([]chan struct{}, len(p.Changes)),
@@ -80,7 +83,7 @@ func (x *execution) perform(ctx context.Context, i int) error {
 		x.failed[i] = true
 		return &lb.Error{Kind: lb.Unavailable, Op: string(c.Op), Resource: c.Ref(), Message: "ran out of time", Err: err}
 	}
-	now, err := x.provider.Apply(ctx, c, x.lookup)
+	now, err := x.apply(ctx, c, x.lookup)
 	if err != nil {
 		x.failed[i] = true
 		return err
