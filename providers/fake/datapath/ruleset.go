@@ -130,6 +130,9 @@ func compile(d fake.Dataplane, m marks) (ruleset, error) {
 		if !i.Filtered {
 			continue
 		}
+		if i.Device == "" || slices.ContainsFunc(r.filters, func(f filter) bool { return f.device == i.Device }) {
+			return ruleset{}, fmt.Errorf("interface of %v: device %q is empty or another interface's, so it cannot be filtered", i.Addresses, i.Device)
+		}
 		admit, err := groups.admissions(i.Ingress)
 		if err != nil {
 			return ruleset{}, fmt.Errorf("interface %s: %w", i.Device, err)

@@ -98,6 +98,8 @@ func TestCompileRefuses(t *testing.T) {
 		{fake.Dataplane{LoadBalancers: []fake.LoadBalancer{{ID: "x", Nodes: node, Listeners: []fake.Listener{{Protocol: "tls", Port: 443}}}}}, `listener tls/443: unknown protocol`},
 		{fake.Dataplane{LoadBalancers: []fake.LoadBalancer{{ID: "x", Nodes: node, Filtered: true, Ingress: []fake.Rule{{Protocol: "esp"}}}}}, `load balancer x: rule with unknown protocol "esp"`},
 		{fake.Dataplane{Interfaces: []fake.Interface{{Device: "eth7", Filtered: true, Ingress: []fake.Rule{{}}}}}, `interface eth7: rule with unknown protocol ""`},
+		{fake.Dataplane{Interfaces: []fake.Interface{{Filtered: true}}}, `device "" is empty`},
+		{fake.Dataplane{Interfaces: []fake.Interface{{Device: "eth7", Filtered: true}, {Device: "eth7", Filtered: true}}}, `device "eth7" is empty or another`},
 		{fake.Dataplane{LoadBalancers: []fake.LoadBalancer{{ID: "x", Nodes: node, Listeners: []fake.Listener{{
 			Protocol: fake.TCP, Port: 80, Targets: []fake.Target{{Addr: netip.MustParseAddrPort("[2001:db8::1]:80")}}}}}}}, "listener tcp/80: target [2001:db8::1]:80"},
 	} {
