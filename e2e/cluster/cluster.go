@@ -127,9 +127,9 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 	}
 	c.Fabric, c.Outside = c.network.fabric, c.network.outside
 	nodes := make([]*Node, len(c.config.Nodes))
-	machines, controlPlane := new(errgroup.Group), new(errgroup.Group)
-	controlPlane.Go(func() error { return c.startControlPlane(ctx) })
-	machines.Go(func() (err error) {
+	first, firstCtx := errgroup.WithContext(ctx)
+	first.Go(func() error { return c.startControlPlane(firstCtx) })
+	first.Go(func() (err error) {
 		for i, config := range c.config.Nodes {
 			if nodes[i], err = c.newNode(config); err != nil {
 				return fmt.Errorf("node %s: %w", config.Name, err)
@@ -137,18 +137,18 @@ func (c *Cluster) start(ctx context.Context) (err error) {
 		}
 		return nil
 	})
-	if err := errors.Join(machines.Wait(), controlPlane.Wait()); err != nil {
+	if err := first.Wait(); err != nil {
 		return err
 	}
 	if err := c.allowProxies(ctx); err != nil {
 		return err
 	}
-	rest := new(errgroup.Group)
-	rest.Go(func() error { return c.waitForServiceAccount(ctx) })
+	second, secondCtx := errgroup.WithContext(ctx)
+	second.Go(func() error { return c.waitForServiceAccount(secondCtx) })
 	for _, node := range nodes {
-		rest.Go(func() error { return c.startNode(ctx, node) })
+		second.Go(func() error { return c.startNode(secondCtx, node) })
 	}
-	return rest.Wait()
+	return second.Wait()
 }
 
 // prepare makes the directory, the logs, the keys and the administrator's

@@ -219,6 +219,7 @@ func TestCluster(t *testing.T) {
 	t.Run("graceful deletion", func(t *testing.T) { testGracefulDeletion(t, c, pods[0]) })
 	t.Run("forced deletion", func(t *testing.T) { testForcedDeletion(t, c, pods[1]) })
 	t.Run("a Pod that cannot run", func(t *testing.T) { testCannotRun(t, c) })
+	t.Run("a Pod of the node's network", func(t *testing.T) { testHostNetwork(t, c) })
 	t.Run("a node more, a node less", func(t *testing.T) { testNodes(t, c) })
 }
 
@@ -311,10 +312,13 @@ func testGracefulDeletion(t *testing.T, c *cluster.Cluster, pod corev1.Pod) {
 	}
 	eventually(t, func(ctx context.Context) error {
 		_, err := c.Client.CoreV1().Pods("default").Get(ctx, pod.Name, metav1.GetOptions{})
+		if err == nil {
+			return errors.New("the Pod's object is still there")
+		}
 		if apierrors.IsNotFound(err) {
 			return nil
 		}
-		return fmt.Errorf("the Pod's object is still there, %v", err)
+		return err
 	})
 	if _, err := c.PodNetNS("default", pod.Name); err == nil {
 		t.Error("the Pod still has a network namespace")
@@ -358,6 +362,18 @@ spec:
 		return fmt.Errorf("the status does not say why the Pod does not run: %+v", pod.Status)
 	})
 	kubectl(t, c, "", "delete", "pod", "twice", "--timeout=20s")
+}
+
+func testHostNetwork(t *testing.T, c *cluster.Cluster) {
+	kubectl(t, c, "", "run", "host", "--image=x", "--port=9000", "--overrides", `{"spec": {"hostNetwork": true, "nodeName": "node-2"}}`)
+	kubectl(t, c, "", "wait", "--for=condition=Ready", "pod/host", "--timeout=20s")
+	if answer, err := get(t.Context(), c.Outside, "10.0.16.11:9000"); err != nil || answer.Pod != "host" {
+		t.Errorf("on its node's address it says %+v, %v", answer, err)
+	}
+	kubectl(t, c, "", "delete", "pod", "host", "--timeout=20s")
+	if _, err := get(t.Context(), c.Outside, "10.0.16.11:9000"); err == nil || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("after its deletion: %v, want a refusal", err)
+	}
 }
 
 func testNodes(t *testing.T, c *cluster.Cluster) {

@@ -28,19 +28,31 @@ type component struct {
 // killed.
 const stopTimeout = 10 * time.Second
 
-// startComponent starts a program in a network namespace. If the program ends
-// without being stopped, died gets an error with the end of its log.
-func startComponent(n *sandbox.NetNS, name, logDir string, command []string, died func(error)) (*component, error) {
-	c := &component{name: name, logPath: filepath.Join(logDir, name+".log"), exited: make(chan struct{})}
+// launch is what it takes to start a component.
+type launch struct {
+	name    string
+	netns   *sandbox.NetNS
+	logDir  string
+	command []string
+	// variables ("NAME=value") come on top of this process's environment.
+	variables []string
+	// died gets an error with the end of the log if the program ends without
+	// being stopped.
+	died func(error)
+}
+
+func (l launch) start() (*component, error) {
+	c := &component{name: l.name, logPath: filepath.Join(l.logDir, l.name+".log"), exited: make(chan struct{})}
 	log, err := os.OpenFile(c.logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("starting %s: %w", name, err)
+		return nil, fmt.Errorf("starting %s: %w", l.name, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(command[0], command[1:]...)
+	cmd := exec.Command(l.command[0], l.command[1:]...)
+	cmd.Env = append(os.Environ(), l.variables...)
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := n.Start(cmd); err != nil {
-		return nil, fmt.Errorf("starting %s: %w", name, err)
+	if err := l.netns.Start(cmd); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", l.name, err)
 	}
 	c.process = cmd.Process
 	go func() {
@@ -50,7 +62,7 @@ func startComponent(n *sandbox.NetNS, name, logDir string, command []string, die
 			if err == nil {
 				err = errors.New("exit status 0")
 			}
-			died(fmt.Errorf("%s ended by itself: %w; the end of its log:\n%s", name, err, c.tail()))
+			l.died(fmt.Errorf("%s ended by itself: %w; the end of its log:\n%s", l.name, err, c.tail()))
 		}
 	}()
 	return c, nil

@@ -38,7 +38,7 @@ func checkBinaries(dir string) error {
 			err = errors.New("not executable")
 		}
 		if err != nil {
-			return fmt.Errorf("Kubernetes binaries: %s: %w", program, err)
+			return fmt.Errorf("looking for the Kubernetes binary %s: %w", program, err)
 		}
 	}
 	return nil
@@ -104,13 +104,7 @@ func (c *Cluster) startControllers(file func(string) string) error {
 // startProgram starts one of the Kubernetes programs in the control plane's
 // namespace. Its death is the cluster's.
 func (c *Cluster) startProgram(name string, args ...string) error {
-	command := append([]string{filepath.Join(c.config.Binaries, name)}, args...)
-	started, err := startComponent(c.network.main, name, c.config.LogDir, command, c.fail)
-	if err == nil {
-		c.mu.Lock()
-		c.programs = append(c.programs, started)
-		c.mu.Unlock()
-	}
+	_, err := c.Run(c.network.main, name, nil, append([]string{filepath.Join(c.config.Binaries, name)}, args...)...)
 	return err
 }
 

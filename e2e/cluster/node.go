@@ -70,11 +70,11 @@ func (c *Cluster) AddNode(ctx context.Context, config NodeConfig) (*Node, error)
 	ctx, cancel := c.boot(ctx)
 	defer cancel()
 	node, err := c.newNode(config)
-	if err == nil {
-		err = c.startNode(ctx, node)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("node %s: %w", config.Name, err)
+	}
+	if err := c.startNode(ctx, node); err != nil {
+		return nil, errors.Join(fmt.Errorf("node %s: %w", config.Name, err), c.RemoveNode(config.Name))
 	}
 	return node, nil
 }
@@ -189,7 +189,9 @@ func (n *Node) StartProxy() error {
 		c.config.NodeProxy, "--kubeconfig=" + c.proxyKubeconfig, "--node-name=" + n.Name, "--cluster-cidr=" + PodRange,
 	}, c.config.NodeProxyArgs...)
 	var err error
-	n.proxy, err = startComponent(n.NetNS, "node-proxy-"+n.Name, c.config.LogDir, command, c.fail)
+	n.proxy, err = launch{
+		name: "node-proxy-" + n.Name, netns: n.NetNS, logDir: c.config.LogDir, command: command, died: c.fail,
+	}.start()
 	return err
 }
 

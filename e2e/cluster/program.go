@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/fairway-lb/fairway/e2e/sandbox"
@@ -14,10 +15,18 @@ type Program struct{ component *component }
 // logs, variables ("NAME=value") are added to its environment. If it ends
 // before it is stopped, the cluster ends with it, for that reason.
 func (c *Cluster) Run(n *sandbox.NetNS, name string, variables []string, command ...string) (*Program, error) {
+	if len(command) == 0 {
+		return nil, fmt.Errorf("starting %s: no command given", name)
+	}
+	if err := c.Err(); err != nil {
+		return nil, fmt.Errorf("starting %s: %w", name, err)
+	}
 	if n == nil {
 		n = c.network.main
 	}
-	started, err := startComponent(n, name, c.config.LogDir, append(append([]string{"env"}, variables...), command...), c.fail)
+	started, err := launch{
+		name: name, netns: n, logDir: c.config.LogDir, command: command, variables: variables, died: c.fail,
+	}.start()
 	if err != nil {
 		return nil, err
 	}
@@ -27,7 +36,8 @@ func (c *Cluster) Run(n *sandbox.NetNS, name string, variables []string, command
 	return &Program{component: started}, nil
 }
 
-// Stop asks the program to end (SIGTERM) and waits for it.
+// Stop asks the program to end (SIGTERM) and waits for it, 10 seconds at most;
+// then it kills it.
 func (p *Program) Stop() { p.component.stop(true) }
 
 // Log returns what the program has printed so far.

@@ -18,7 +18,7 @@ type addresses struct {
 
 func newAddresses(podRange netip.Prefix) (*addresses, error) {
 	if podRange.Addr().BitLen()-podRange.Bits() < 2 {
-		return nil, fmt.Errorf("Pod range %v is too small for a node and a Pod", podRange)
+		return nil, fmt.Errorf("range %v is too small for a node and a Pod", podRange)
 	}
 	a := &addresses{podRange: podRange.Masked(), used: map[netip.Addr]bool{}}
 	a.last = a.gateway()
