@@ -155,7 +155,7 @@ func (cs Counts) String() string {
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\n", c.Service, c.Operation, kind, c.Calls, c.Errors)
 	}
-	w.Flush()
+	_ = w.Flush() // into memory: it cannot fail
 	fmt.Fprintf(&b, "%d reads, %d writes\n", cs.Reads(), cs.Writes())
 	return b.String()
 }

@@ -44,11 +44,11 @@ func (a *Account) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		call.Duration = time.Since(started)
 		a.calls.Add(call)
 	}()
-	switch {
-	case fault.Kind == fake.FaultHang:
+	switch fault.Kind {
+	case fake.FaultHang:
 		<-r.Context().Done()
 		panic(http.ErrAbortHandler)
-	case fault.Kind == fake.FaultLost:
+	case fake.FaultLost:
 		panic(http.ErrAbortHandler)
 	}
 	call.Status, call.Code = respond(w, s, call.Operation, requestID, result, err)
