@@ -59,6 +59,9 @@ type Config struct {
 	NodePortAddresses []netip.Prefix
 	// IPv6 adds that family to IPv4.
 	IPv6 bool
+	// SharedTable leaves the table open to other programs' changes also where
+	// the kernel could keep them out.
+	SharedTable bool
 }
 
 // Families returns the families a proxy of this configuration serves.
@@ -96,7 +99,7 @@ func New(c Config, h *health.Health) (*Proxy, error) {
 		if ipv6 && !c.IPv6 {
 			continue
 		}
-		plane, err := newPlane(nft.Config{IPv6: ipv6, PodCIDRs: c.PodCIDRs, MasqueradeMark: MasqueradeMark}, ct)
+		plane, err := newPlane(nft.Config{IPv6: ipv6, PodCIDRs: c.PodCIDRs, MasqueradeMark: MasqueradeMark, Shared: c.SharedTable}, ct)
 		if err != nil {
 			p.Close()
 			return nil, err

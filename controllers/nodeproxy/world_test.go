@@ -32,9 +32,10 @@ func TestMain(m *testing.M) { sandbox.Main(m) }
 //	        fabric ─ node
 //	remote ─┘          └─ b
 type world struct {
-	hosts map[string]*sandbox.NetNS
-	proxy *Proxy
-	stop  func() // ends the proxy and waits for it
+	hosts  map[string]*sandbox.NetNS
+	shared bool // the next proxy shares its table
+	proxy  *Proxy
+	stop   func() // ends the proxy and waits for it
 }
 
 // Addresses by name, IPv4 and IPv6. The last two belong to no host.
@@ -159,13 +160,14 @@ func (w *world) serve(t *testing.T, pod string) {
 	}
 }
 
-// answer is what came back: who answered and which source it saw, or "refused"
-// or "timeout".
+// answer is what came back: who answered and which source it saw, or how that
+// failed.
 type answer struct{ pod, source string }
 
 var (
-	refused = answer{pod: "refused"}
-	timeout = answer{pod: "timeout"}
+	refused     = answer{pod: "refused"}
+	unreachable = answer{pod: "unreachable"}
+	timeout     = answer{pod: "timeout"}
 )
 
 // patience is for packets that should come; packets that should not are waited
@@ -208,6 +210,8 @@ func (w *world) failure(t *testing.T, err error) answer {
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.EPERM):
 		return refused // EPERM is what the kernel tells a local UDP sender at once
+	case errors.Is(err, syscall.EHOSTUNREACH):
+		return unreachable
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return timeout
 	}
@@ -218,9 +222,15 @@ func (w *world) failure(t *testing.T, err error) answer {
 // start runs a proxy on the node, knowing nothing yet but its Node.
 func (w *world) start(t *testing.T) {
 	t.Helper()
+	w.startWith(t)
+}
+
+// startWith runs a proxy that is told of its Node and these objects.
+func (w *world) startWith(t *testing.T, objects ...any) {
+	t.Helper()
 	h := health.New(time.Minute, "IPv4", "IPv6")
 	err := w.hosts["node"].Do(func() (err error) {
-		w.proxy, err = New(Config{NodeName: "node", PodCIDRs: prefixes("10.244.0.0/16", "fd00:f4::/32"), IPv6: true}, h)
+		w.proxy, err = New(Config{NodeName: "node", PodCIDRs: prefixes("10.244.0.0/16", "fd00:f4::/32"), IPv6: true, SharedTable: w.shared}, h)
 		return err
 	})
 	if err != nil {
@@ -239,13 +249,7 @@ func (w *world) start(t *testing.T) {
 		p.Close()
 	}
 	t.Cleanup(func() { w.stop() })
-	w.replace(t, &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: "node"},
-		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
-			{Type: corev1.NodeInternalIP, Address: addresses["node"][0]},
-			{Type: corev1.NodeInternalIP, Address: addresses["node"][1]},
-		}},
-	})
+	w.replace(t, append(slices.Clone(objects), newTestNode(addr2("node")...))...)
 }
 
 // replace makes these all the objects there are and waits for them to count.

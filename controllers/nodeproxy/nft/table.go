@@ -101,11 +101,14 @@ type Config struct {
 	// MasqueradeMark is the one bit of the packet mark that the table uses
 	// between prerouting and postrouting.
 	MasqueradeMark uint32
+	// Shared leaves the table open to other programs' changes, as it is anyway
+	// before Linux 6.9, instead of making this program its owner.
+	Shared bool
 }
 
 // Table is the table of one family. It is for one goroutine at a time.
 type Table struct {
-	socket   *socket
+	kernel   kernel
 	rules    rules
 	podCIDRs []netip.Prefix
 	flags    uint32
@@ -114,6 +117,15 @@ type Table struct {
 	verified table  // what the kernel said after the last load or change of ours
 	seen     uint32 // generation at the last verification
 	stats    Stats
+}
+
+// kernel is the other side of a Table, as socket reaches it.
+type kernel interface {
+	// commit makes one transaction: all of it or, with an error, none.
+	commit(*batch) error
+	getTable(family byte) (t table, ok bool, err error)
+	generation() (uint32, error)
+	close() error
 }
 
 // Stats counts what was sent since the Table was opened.
@@ -132,7 +144,7 @@ func Open(c Config) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Table{socket: s, rules: rules{family: unix.NFPROTO_IPV4, mark: c.MasqueradeMark}}
+	t := &Table{kernel: s, rules: rules{family: unix.NFPROTO_IPV4, mark: c.MasqueradeMark}}
 	if c.IPv6 {
 		t.rules.family = unix.NFPROTO_IPV6
 	}
@@ -142,7 +154,7 @@ func Open(c Config) (*Table, error) {
 		}
 	}
 	t.rules.podCIDRs = len(t.podCIDRs) > 0
-	if t.flags, err = t.probeOwnership(); err != nil {
+	if t.flags, err = t.probeOwnership(c.Shared); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -150,23 +162,26 @@ func Open(c Config) (*Table, error) {
 }
 
 // probeOwnership asks by a transaction that leaves nothing behind whether the
-// kernel has tables that are owned and persist.
-func (t *Table) probeOwnership() (uint32, error) {
-	const flags = tableOwner | tablePersist
-	b := newBatch(t.rules.family)
-	name := attrString(unix.NFTA_TABLE_NAME, TableName+"-probe")
-	b.put(sectionCreate, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "", name, attrU32(unix.NFTA_TABLE_FLAGS, flags))
-	b.put(sectionCreate, unix.NFT_MSG_DELTABLE, 0, "", name)
-	switch err := t.socket.commit(b); {
-	case err == nil:
-		return flags, nil
-	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
-		return 0, nil
-	case errors.Is(err, unix.EPERM):
-		return 0, fmt.Errorf("nftables needs the capability NET_ADMIN: %w", err)
-	default:
-		return 0, fmt.Errorf("trying nftables out: %w", err)
+// kernel has tables that are owned and persist, and fails if it has none at all.
+func (t *Table) probeOwnership(shared bool) (uint32, error) {
+	tries := []uint32{tableOwner | tablePersist, 0}
+	if shared {
+		tries = tries[1:]
 	}
+	var err error
+	for _, flags := range tries {
+		b := newBatch(t.rules.family)
+		name := attrString(unix.NFTA_TABLE_NAME, TableName+"-probe")
+		b.put(sectionCreate, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "", name, attrU32(unix.NFTA_TABLE_FLAGS, flags))
+		b.put(sectionCreate, unix.NFT_MSG_DELTABLE, 0, "", name)
+		if err = t.kernel.commit(b); err == nil {
+			return flags, nil
+		}
+	}
+	if errors.Is(err, unix.EPERM) {
+		return 0, fmt.Errorf("nftables needs the capability NET_ADMIN: %w", err)
+	}
+	return 0, fmt.Errorf("trying nftables out: %w", err)
 }
 
 // Owned tells whether the kernel keeps other programs from changing the table.
@@ -180,18 +195,18 @@ func (t *Table) Stats() Stats {
 }
 
 // Close gives the table up. It stays in the kernel and goes on forwarding.
-func (t *Table) Close() error { return t.socket.close() }
+func (t *Table) Close() error { return t.kernel.close() }
 
 // Remove takes the table out of the kernel. It is no error if there is none.
 // A table owned by another running program gives EPERM.
 func (t *Table) Remove() error {
-	_, ok, err := t.socket.getTable(t.rules.family)
+	_, ok, err := t.kernel.getTable(t.rules.family)
 	if err != nil || !ok {
 		return err
 	}
 	b := newBatch(t.rules.family)
 	deleteTable(b)
-	if err := t.socket.commit(b); err != nil {
+	if err := t.kernel.commit(b); err != nil {
 		return fmt.Errorf("removing the table %q: %w", TableName, err)
 	}
 	t.known = state{}
@@ -250,7 +265,7 @@ func (t *Table) loadInPieces(services map[string]*Service) (map[string]error, er
 
 // load replaces the table with one that has these Services.
 func (t *Table) load(services map[string]*Service, hooks bool) error {
-	_, exists, err := t.socket.getTable(t.rules.family)
+	_, exists, err := t.kernel.getTable(t.rules.family)
 	if err != nil {
 		return err
 	}
@@ -341,7 +356,7 @@ func (t *Table) commit(b *batch) error {
 	if b.empty() {
 		return nil
 	}
-	if err := t.socket.commit(b); err != nil {
+	if err := t.kernel.commit(b); err != nil {
 		return err
 	}
 	t.stats.Transactions++
@@ -357,23 +372,40 @@ func (t *Table) commit(b *batch) error {
 func (t *Table) remember() error {
 	var ok bool
 	var err error
-	if t.verified, ok, err = t.socket.getTable(t.rules.family); err == nil && !ok {
+	if t.verified, ok, err = t.kernel.getTable(t.rules.family); err == nil && !ok {
 		err = ErrLost
 	}
 	return err
 }
 
+// Waiting returns the frontends that a Service wants and another one has, sorted.
+// It gets them when the other gives them up.
+func (t *Table) Waiting(name string) []Frontend {
+	p, ok := t.known.services[name]
+	if !ok || len(t.known.waiting) == 0 {
+		return nil
+	}
+	var out []Frontend
+	for f := range p.want.Frontends {
+		if slices.Contains(t.known.waiting[f], name) {
+			out = append(out, f)
+		}
+	}
+	slices.SortFunc(out, Frontend.compare)
+	return out
+}
+
 // Verify returns [ErrLost] when the table is gone, or is not the one written. It
 // costs next to nothing while nobody changes any nftables rule on the node.
 func (t *Table) Verify() error {
-	generation, err := t.socket.generation()
+	generation, err := t.kernel.generation()
 	if err != nil {
 		return err
 	}
 	if generation == t.seen {
 		return nil
 	}
-	now, ok, err := t.socket.getTable(t.rules.family)
+	now, ok, err := t.kernel.getTable(t.rules.family)
 	switch {
 	case err != nil:
 		return err

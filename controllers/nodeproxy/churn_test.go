@@ -1,0 +1,243 @@
+package nodeproxy
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// load makes requests from the client to the NodePort, one after the other,
+// until stop is called, which fails the test if any failed and returns how many
+// there were.
+func (w *world) load(t *testing.T) (stop func() int64) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var requests atomic.Int64
+	failures := make(chan string, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ctx.Err() == nil {
+			if got := w.ask(t, "client", "tcp", atNode.at(0), patience); got.source != addresses["node"][0] {
+				select {
+				case failures <- fmt.Sprintf("request %d: %v", requests.Load(), got):
+				default:
+				}
+			}
+			requests.Add(1)
+		}
+	}()
+	return func() int64 {
+		t.Helper()
+		cancel()
+		<-done
+		select {
+		case f := <-failures:
+			t.Errorf("at least one request failed: %s", f)
+		default:
+		}
+		return requests.Load()
+	}
+}
+
+// TestReplaceEndpointsUnderLoad replaces all endpoints again and again.
+func TestReplaceEndpointsUnderLoad(t *testing.T) {
+	w := newWorld(t)
+	w.start(t)
+	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
+	stop := w.load(t)
+	for round := range 150 {
+		w.update(t, newTestSlices("web", [][]discoveryv1.Endpoint{
+			{pod("b")}, {pod("a"), pod("b"), pod("remote")}, {pod("remote")}, {pod("a"), pod("b")}, {pod("a")},
+		}[round%5]...)...)
+	}
+	if n := stop(); n < 150 {
+		t.Errorf("only %d requests were made", n)
+	}
+	w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, 0, "tcp")
+}
+
+// TestRestartUnderLoad stops and starts the proxy while requests are made: the
+// table goes on without a program, and is replaced at once.
+func TestRestartUnderLoad(t *testing.T) {
+	w := newWorld(t)
+	w.start(t)
+	objects := append(newTestSlices("web", pod("a"), pod("b")), newTestService("web"))
+	w.replace(t, objects...)
+	stop := w.load(t)
+	for range 15 {
+		w.stop()
+		before := w.list(t)
+		if before != "" && !strings.Contains(before, "elements") {
+			t.Fatalf("the table went with the proxy:\n%s", before)
+		}
+		w.startWith(t, objects...)
+	}
+	if n := stop(); n < 100 {
+		t.Errorf("only %d requests were made", n)
+	}
+}
+
+// TestUDPFollowsEndpoints keeps sending from one UDP socket, whose flow
+// connection tracking would pin to the endpoint it first had.
+func TestUDPFollowsEndpoints(t *testing.T) {
+	w := newWorld(t)
+	w.start(t)
+	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
+	for _, to := range []target{clusterIP, atNode} {
+		t.Run(to.name, func(t *testing.T) {
+			c, err := w.hosts["client"].DialContext(t.Context(), "udp", to.at(0).String())
+			must(t, err)
+			defer c.Close()
+			for _, step := range []struct{ endpoints, want string }{
+				{"a", "a"}, {"remote", "remote"}, {"", "refused"}, {"b", "b"}, {"a", "a"},
+			} {
+				var slices []any
+				if step.endpoints != "" {
+					slices = newTestSlices("web", pod(step.endpoints))
+				} else {
+					slices = newTestSlices("web")
+				}
+				w.update(t, slices...)
+				if got := w.exchange(t, c, patience); got.pod != step.want {
+					t.Fatalf("with endpoint %q answered by %v, want %s", step.endpoints, got, step.want)
+				}
+			}
+		})
+	}
+	t.Run("terminating endpoints keep their flows", func(t *testing.T) {
+		c, err := w.hosts["client"].DialContext(t.Context(), "udp", clusterIP.at(0).String())
+		must(t, err)
+		defer c.Close()
+		w.update(t, newTestSlices("web", pod("a"))...)
+		w.exchange(t, c, patience)
+		w.update(t, newTestSlices("web", terminating(pod("a")), pod("b"))...)
+		if got := w.exchange(t, c, patience); got.pod != "a" {
+			t.Errorf("a flow moved to %v while its endpoint still served", got)
+		}
+		w.checkOne(t, flow{"client", clusterIP, []string{"b"}, "node"}, 0, "udp")
+	})
+}
+
+// TestNodeAddresses starts without a Node: ClusterIPs need none, NodePorts come
+// and go with the addresses.
+func TestNodeAddresses(t *testing.T) {
+	w := newWorld(t)
+	w.start(t)
+	must(t, w.proxy.tracker.nodes.Replace(nil, ""))
+	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
+	w.checkOne(t, flow{"client", clusterIP, []string{"a"}, "node"}, 0, "tcp")
+	w.checkOne(t, flow{"client", atNode, []string{"refused"}, ""}, 0, "tcp") // by the node itself
+	w.update(t, newTestNode(addresses["node"][0]))
+	w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, 0, "tcp")
+	w.checkOne(t, flow{"client", atNode, []string{"refused"}, ""}, 1, "tcp")
+	w.update(t, newTestNode(addresses["node"][1]))
+	w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, 1, "tcp")
+	w.checkOne(t, flow{"client", atNode, []string{"refused"}, ""}, 0, "tcp")
+}
+
+func newTestNode(ips ...string) *corev1.Node {
+	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}
+	for _, ip := range ips {
+		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
+	}
+	return n
+}
+
+// TestOtherTrafficUntouched: the node's own services, and other ports of the
+// addresses that are not ClusterIPs.
+func TestOtherTrafficUntouched(t *testing.T) {
+	w := newWorld(t)
+	w.start(t)
+	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
+	for family := range families {
+		at := netip.AddrPortFrom(addr("node", family), nodePort+1)
+		l, err := w.hosts["node"].Listen(t.Context(), "tcp", at.String())
+		must(t, err)
+		defer l.Close()
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				fmt.Fprint(c, "node ", c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
+				c.Close()
+			}
+		}()
+		if got, want := w.ask(t, "client", "tcp", at, patience), (answer{"node", addr("client", family).String()}); got != want {
+			t.Errorf("a program on the node answered %v, want %v", got, want)
+		}
+		at = netip.AddrPortFrom(addr("a", family), podPort)
+		if got, want := w.ask(t, "client", "tcp", at, patience), (answer{"a", addr("client", family).String()}); got != want {
+			t.Errorf("asked directly, a Pod answered %v, want %v", got, want)
+		}
+	}
+}
+
+// TestForeignFlush lets another program flush all tables, on a kernel that can
+// keep it from ours and on one that cannot.
+func TestForeignFlush(t *testing.T) {
+	for _, owned := range []bool{true, false} {
+		t.Run(fmt.Sprintf("owned=%v", owned), func(t *testing.T) {
+			w := newWorld(t)
+			w.shared = !owned
+			w.start(t)
+			w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
+			if w.list(t) == "" {
+				t.Skip("NOT CHECKED: there is no nft tool to flush with")
+			}
+			w.nft(t, "flush", "ruleset")
+			until(t, "the Service is back", func() bool {
+				return w.ask(t, "client", "tcp", clusterIP.at(0), patience/10).pod == "a"
+			})
+			w.checkOne(t, flow{"client", clusterIP, []string{"a"}, "node"}, 1, "udp")
+		})
+	}
+}
+
+// TestManyServices programs 2,000 Services beside one with traffic, and asks a
+// few of them.
+func TestManyServices(t *testing.T) {
+	w := newWorld(t)
+	w.start(t)
+	objects := append(newTestSlices("web", pod("a"), pod("b")), newTestService("web"))
+	w.replace(t, objects...)
+	stop := w.load(t)
+	const count = 2000
+	ip := func(i int) string { return fmt.Sprintf("10.96.%d.%d", 1+i/250, 1+i%250) }
+	for i := range count {
+		name := fmt.Sprintf("s%d", i)
+		s := newTestService(name, func(s *corev1.Service) {
+			s.Spec.Type, s.Status = corev1.ServiceTypeClusterIP, corev1.ServiceStatus{}
+			s.Spec.ClusterIP, s.Spec.ClusterIPs = ip(i), []string{ip(i)}
+			for p := range s.Spec.Ports {
+				s.Spec.Ports[p].NodePort = 0
+			}
+		})
+		objects = append(objects, s)
+		objects = append(objects, newTestSlices(name, pod([]string{"a", "b", "remote"}[i%3]), pod("b"))...)
+	}
+	start := time.Now()
+	w.replace(t, objects...)
+	t.Logf("%d Services in %v", count, time.Since(start))
+	for _, i := range []int{0, 1, 2, 999, count - 1} {
+		to := netip.MustParseAddrPort(ip(i) + ":80")
+		want := []string{[]string{"a", "b", "remote"}[i%3], "b"}
+		if got := w.ask(t, "client", "tcp", to, patience); !slices.Contains(want, got.pod) {
+			t.Errorf("Service %d: answered by %v, want one of %v", i, got, want)
+		}
+	}
+	stop()
+	w.list(t)
+}
