@@ -57,7 +57,7 @@ func (b builder) announce() {
 		b.source.version, strings.Join(programs, ", "), b.cache.root)
 	b.reporter.say("From nothing this takes %s of disk (%s of modules, %s in Go's build cache, %s for the result) and, with %d processors, about %s.",
 		size(moduleBytes+cacheBytes+2*binaryBytes), size(moduleBytes), size(cacheBytes), size(2*binaryBytes),
-		processors, roughly(coldTime/time.Duration(processors)))
+		processors, roughly(max(longestChain, coldTime/time.Duration(processors))))
 }
 
 // plan finds what is still to compile, as units per package and as a share of

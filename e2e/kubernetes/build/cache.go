@@ -25,17 +25,21 @@ const binaryName = "controlplane"
 //	kubernetes/v1.37.2-4f0c…/kubectl       a link to it, and so for each program
 type cache struct{ root string }
 
-// openCache makes the folder when it is not there.
+// openCache is the cache in dir, which need not be there; in the user's cache
+// folder when dir is empty.
 func openCache(dir string) (cache, error) {
+	if dir == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return cache{}, fmt.Errorf("find the cache folder (--cache or FAIRWAY_CACHE names one): %w", err)
+		}
+		dir = filepath.Join(user, "fairway")
+	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return cache{}, fmt.Errorf("find the cache folder: %w", err)
 	}
-	c := cache{root: filepath.Join(dir, "kubernetes")}
-	if err := os.MkdirAll(c.root, 0o755); err != nil {
-		return cache{}, fmt.Errorf("make the cache folder (--cache or FAIRWAY_CACHE names another): %w", err)
-	}
-	return c, nil
+	return cache{root: filepath.Join(dir, "kubernetes")}, nil
 }
 
 func (c cache) dir(key string) string { return filepath.Join(c.root, key) }
@@ -83,10 +87,13 @@ func (c cache) install(from, key string) error {
 	return nil
 }
 
-// lock waits until no other run builds into this cache; says so on out when it
-// has to wait. The lock goes with the file: closing it, or the end of the last
+// lock makes the cache folder and waits until no other run builds into
+// it; says so on out when it has to wait. The lock goes with the file: closing it, or the end of the last
 // process that has it open, gives it back.
 func (c cache) lock(ctx context.Context, out io.Writer, poll time.Duration) (*os.File, error) {
+	if err := os.MkdirAll(c.root, 0o755); err != nil {
+		return nil, fmt.Errorf("make the cache folder (--cache or FAIRWAY_CACHE names another): %w", err)
+	}
 	f, err := os.OpenFile(filepath.Join(c.root, "lock"), os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("lock the cache: %w", err)

@@ -1,3 +1,22 @@
+// Package main provides the Kubernetes that tests and the demo run against:
+// etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kubectl, at
+// the version this module's go.mod pins. It builds them from their Go modules
+// into a cache folder when no earlier run has, or takes a folder of ready ones,
+// and prints their folder as the last line of its standard output; all else
+// goes to standard error. In this module's folder (--help lists the flags):
+//
+//	dir=$(go run ./build)
+//
+// It imports the standard library only, so that "go run" downloads and compiles
+// next to nothing when the build is already there (half a second). An
+// interrupted build goes on where it stopped, because Go's build cache keeps
+// every package that was finished. "go test ./build ./pin" tests it in seconds;
+// "go test ./..." would compile Kubernetes as well.
+//
+// What a build from nothing costs, measured with Go 1.26.8 on 2 processors that
+// other compilers kept busy at the same time (load 4 to 8): 10 minutes, 12.5
+// minutes of processor time; 0.6 GB of modules, 3.4 GB in Go's build cache, 149
+// MB for the binary.
 package main
 
 import (
@@ -89,13 +108,6 @@ func provide(ctx context.Context, opts options, r *reporter) (string, error) {
 			return dir, err
 		}
 		return dir, checkBinaries(ctx, dir, sameMinor(s))
-	}
-	if opts.cache == "" {
-		user, err := os.UserCacheDir()
-		if err != nil {
-			return "", fmt.Errorf("find the cache folder (--cache or FAIRWAY_CACHE names one): %w", err)
-		}
-		opts.cache = filepath.Join(user, "fairway")
 	}
 	c, err := openCache(opts.cache)
 	if err != nil {
