@@ -87,9 +87,9 @@ func (c cache) install(from, key string) error {
 	return nil
 }
 
-// lock makes the cache folder and waits until no other run builds into
-// it; says so on out when it has to wait. The lock goes with the file: closing it, or the end of the last
-// process that has it open, gives it back.
+// lock makes the cache folder and waits until no other run builds into it; says
+// so on out when it has to wait. The lock goes with the file: closing it, or
+// the end of the last process that has it open, gives it back.
 func (c cache) lock(ctx context.Context, out io.Writer, poll time.Duration) (*os.File, error) {
 	if err := os.MkdirAll(c.root, 0o755); err != nil {
 		return nil, fmt.Errorf("make the cache folder (--cache or FAIRWAY_CACHE names another): %w", err)

@@ -91,6 +91,11 @@ func TestReadyOnlyWhenWhole(t *testing.T) {
 	if c.ready(key) {
 		t.Fatal("ready before anything was built")
 	}
+	lock, err := c.lock(t.Context(), notes(nil), time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
 	if err := c.install(made(), key); err != nil {
 		t.Fatal(err)
 	}
