@@ -45,6 +45,9 @@ type Error struct {
 	// RetryAfter is the server's or our own hint when to look again; 0 when
 	// there is none.
 	RetryAfter time.Duration
+	// Done, when not nil, is closed when what is Pending has ended, so that
+	// nobody needs to look in vain.
+	Done <-chan struct{}
 	// Err is the cause, nil when there is none.
 	Err error
 }

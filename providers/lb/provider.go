@@ -37,6 +37,15 @@ type Provider interface {
 	Status(resources []Resource) Status
 }
 
+// Verifier is implemented by a Provider whose resources have a Brake.
+type Verifier interface {
+	// Gone returns those of a braked field's items that do not exist in the
+	// cloud any more, each looked for by its own ID. An item that could not be
+	// looked for, for lack of permission or of an answer, is an error and never
+	// counts as gone.
+	Gone(ctx context.Context, r Resource, items []string) ([]string, error)
+}
+
 // Desired is what a Service shall have.
 type Desired struct {
 	Resources []Resource

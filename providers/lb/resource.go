@@ -92,6 +92,10 @@ type Resource struct {
 	// Fields are compared one by one, and only those the desired resource
 	// names: a field that only the observed one has is not ours to change.
 	Fields Fields
+	// Brake names a set field of a desired resource that must not lose more
+	// than half of its items, nor the last one, in a single step, unless a
+	// Verifier finds that each is really gone; "" when there is no such field.
+	Brake string
 	// InUse is set by every Observe on resources of the cluster or of several
 	// Services while any load balancer still needs them.
 	InUse bool

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +18,10 @@ type Options struct {
 	// OnPlan, when set, is told each plan that is not empty, before it is
 	// applied. It must not block.
 	OnPlan func(Plan)
+	// OnApplied, when set, is told how each change went that was tried: how
+	// long it took and its error, if any. It is where metrics are hooked in;
+	// it is called from several goroutines and must not block.
+	OnApplied func(c lb.Change, took time.Duration, err error)
 }
 
 // Engine keeps a cloud as the Services want it. Its methods may be called from
@@ -69,14 +74,21 @@ func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
 	if err != nil {
 		return result, err
 	}
+	var held error
+	result.Plan, held = e.brake(ctx, result.Plan)
 	after, err := e.apply(ctx, result.Plan, observed)
 	result.Status = e.provider.Status(after)
-	return result, err
+	return result, errors.Join(err, held)
 }
 
-// Preview returns what Reconcile would do, and does nothing.
+// Preview returns what Reconcile would do, and does nothing. A Pending error
+// says what would be held.
 func (e *Engine) Preview(ctx context.Context, s lb.Service) (Result, error) {
 	result, _, err := e.preview(ctx, s)
+	if err != nil {
+		return result, err
+	}
+	result.Plan, err = e.brake(ctx, result.Plan)
 	return result, err
 }
 
@@ -178,7 +190,10 @@ func (e *Engine) apply(ctx context.Context, p Plan, observed []lb.Resource) ([]l
 
 // change makes one change: that of a fragment through its document's committer,
 // any other through the provider.
-func (e *Engine) change(ctx context.Context, c lb.Change, known lb.Lookup) (lb.Resource, error) {
+func (e *Engine) change(ctx context.Context, c lb.Change, known lb.Lookup) (now lb.Resource, err error) {
+	if e.opts.OnApplied != nil {
+		defer func(began time.Time) { e.opts.OnApplied(c, time.Since(began), err) }(time.Now())
+	}
 	if e.commits != nil && e.commits.documents.IsDocument(subject(c).Parent.Kind) {
 		return e.commits.commit(ctx, c, known)
 	}
