@@ -109,6 +109,7 @@ func TestUDPFollowsEndpoints(t *testing.T) {
 					slices = newTestSlices("web")
 				}
 				w.update(t, slices...)
+				w.settleFlows(t)
 				if got := w.exchange(t, c, patience); got.pod != step.want {
 					t.Fatalf("with endpoint %q answered by %v, want %s", step.endpoints, got, step.want)
 				}
@@ -122,11 +123,18 @@ func TestUDPFollowsEndpoints(t *testing.T) {
 		w.update(t, newTestSlices("web", pod("a"))...)
 		w.exchange(t, c, patience)
 		w.update(t, newTestSlices("web", terminating(pod("a")), pod("b"))...)
+		w.settleFlows(t)
 		if got := w.exchange(t, c, patience); got.pod != "a" {
 			t.Errorf("a flow moved to %v while its endpoint still served", got)
 		}
 		w.checkOne(t, flow{"client", clusterIP, []string{"b"}, "node"}, 0, "udp")
 	})
+}
+
+// settleFlows waits until stale flows are gone.
+func (w *world) settleFlows(t *testing.T) {
+	t.Helper()
+	until(t, "stale flows are deleted", w.proxy.flows.idle)
 }
 
 // TestNodeAddresses starts without a Node: ClusterIPs need none, NodePorts come

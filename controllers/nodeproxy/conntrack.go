@@ -1,13 +1,18 @@
 package nodeproxy
 
 import (
+	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
@@ -52,9 +57,19 @@ func (s staleFlows) add(before, after forwarding) {
 	}
 }
 
-// conntrack deletes entries of the connection tracking table.
+// purgeRetry is the pause after stale flows could not be deleted.
+const purgeRetry = 10 * time.Second
+
+// conntrack deletes stale flows in the background: finding them takes a walk
+// through the whole connection tracking table, for which no other change of the
+// node's forwarding should have to wait.
 type conntrack struct {
 	handle *netlink.Handle
+	wake   chan struct{}
+
+	mu   sync.Mutex
+	todo map[netlink.InetFamily]staleFlows
+	busy bool
 }
 
 // newConntrack works in the network namespace of the calling thread.
@@ -64,24 +79,82 @@ func newConntrack() (*conntrack, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening connection tracking: %w", err)
 	}
-	return &conntrack{handle: h}, nil
+	return &conntrack{handle: h, wake: make(chan struct{}, 1), todo: make(map[netlink.InetFamily]staleFlows)}, nil
 }
 
-// purge deletes the stale flows and returns how many there were. Without any
-// frontend it does nothing; otherwise it reads the family's whole table.
-func (c *conntrack) purge(stale staleFlows, ipv6 bool) (uint, error) {
+func (c *conntrack) close() { c.handle.Close() }
+
+// purge has the flows deleted soon. What it says about a frontend replaces what
+// was said before.
+func (c *conntrack) purge(stale staleFlows, ipv6 bool) {
 	if len(stale) == 0 {
-		return 0, nil
+		return
 	}
 	family := netlink.InetFamily(unix.AF_INET)
 	if ipv6 {
 		family = unix.AF_INET6
 	}
-	n, err := c.handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, stale)
-	if err != nil {
-		return n, fmt.Errorf("deleting stale UDP flows: %w", err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.todo[family] == nil {
+		c.todo[family] = make(staleFlows)
 	}
-	return n, nil
+	maps.Copy(c.todo[family], stale)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
 }
 
-func (c *conntrack) close() { c.handle.Close() }
+// run deletes flows until the context ends.
+func (c *conntrack) run(ctx context.Context) {
+	retry := time.NewTicker(purgeRetry)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.wake:
+		case <-retry.C:
+		}
+		for family, stale := range c.take() {
+			n, err := c.handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, stale)
+			if err != nil {
+				klog.FromContext(ctx).Error(err, "Could not delete stale UDP flows, trying again", "frontends", len(stale))
+				c.putBack(family, stale)
+			} else if n > 0 {
+				klog.FromContext(ctx).V(2).Info("Deleted stale UDP flows", "flows", n)
+			}
+		}
+		c.done()
+	}
+}
+
+func (c *conntrack) take() map[netlink.InetFamily]staleFlows {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	todo := c.todo
+	c.todo, c.busy = make(map[netlink.InetFamily]staleFlows), true
+	return todo
+}
+
+// putBack keeps flows for the next try, except where newer word came in.
+func (c *conntrack) putBack(family netlink.InetFamily, stale staleFlows) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.Copy(stale, c.todo[family])
+	c.todo[family] = stale
+}
+
+func (c *conntrack) done() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy = false
+}
+
+// idle tells whether all that was asked for is done.
+func (c *conntrack) idle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.busy && len(c.todo) == 0
+}

@@ -92,6 +92,7 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 			continue
 		}
 		delete(p.quarantine, name)
+		p.tellWaiting(ctx, name)
 		wanted, exists := p.wanted[name]
 		stale.add(p.known[name], wanted)
 		if exists {
@@ -101,15 +102,7 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 		}
 	}
 	clear(p.pending)
-	// Connection tracking may be unavailable without harm to new flows.
-	n, err := p.conntrack.purge(stale, p.ipv6)
-	logger := klog.FromContext(ctx)
-	switch {
-	case err != nil:
-		logger.Error(err, "UDP clients of endpoints that are gone may have to wait for a timeout", "family", p.family())
-	case n > 0:
-		logger.V(2).Info("Deleted stale UDP flows", "family", p.family(), "flows", n)
-	}
+	p.conntrack.purge(stale, p.ipv6)
 	return nil
 }
 
@@ -148,6 +141,14 @@ func (p *plane) program(ctx context.Context) (map[string]error, error) {
 func (p *plane) lost(ctx context.Context) {
 	klog.FromContext(ctx).Info("Another program changed the forwarding table, loading it again", "family", p.family())
 	p.loaded = false
+}
+
+// tellWaiting logs when a Service does not get an address and port because
+// another has it. Only load balancer and external addresses can be that.
+func (p *plane) tellWaiting(ctx context.Context, name string) {
+	if waiting := p.table.Waiting(name); len(waiting) > 0 {
+		klog.FromContext(ctx).Info("Another Service has an address and port of a Service", "service", name, "frontends", waiting)
+	}
 }
 
 // verify looks whether the table is still the one that was written.

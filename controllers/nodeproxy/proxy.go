@@ -78,11 +78,13 @@ type Proxy struct {
 	health  *health.Health
 	tracker *tracker
 	planes  []*plane
+	flows   *conntrack
 	closers []func()
 
 	nodePortAddresses []netip.Addr
 	told              map[string]string // Service → what of it was logged as ignored
 	quarantined       atomic.Int64
+	programmed        atomic.Pointer[time.Time] // all handed over before is in the kernel
 }
 
 // New opens what a Proxy needs of the kernel, in the network namespace of the
@@ -90,16 +92,16 @@ type Proxy struct {
 func New(c Config, h *health.Health) (*Proxy, error) {
 	p := &Proxy{config: c, health: h, tracker: newTracker(c.NodeName), told: make(map[string]string)}
 	p.tracker.queued = h.Queued
-	ct, err := newConntrack()
-	if err != nil {
+	var err error
+	if p.flows, err = newConntrack(); err != nil {
 		return nil, err
 	}
-	p.closers = append(p.closers, ct.close)
+	p.closers = append(p.closers, p.flows.close)
 	for _, ipv6 := range []bool{false, true} {
 		if ipv6 && !c.IPv6 {
 			continue
 		}
-		plane, err := newPlane(nft.Config{IPv6: ipv6, PodCIDRs: c.PodCIDRs, MasqueradeMark: MasqueradeMark, Shared: c.SharedTable}, ct)
+		plane, err := newPlane(nft.Config{IPv6: ipv6, PodCIDRs: c.PodCIDRs, MasqueradeMark: MasqueradeMark, Shared: c.SharedTable}, p.flows)
 		if err != nil {
 			p.Close()
 			return nil, err
@@ -132,6 +134,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if err := p.tracker.watch(ctx, p.config.API, p.config.NodeName, &wg); err != nil {
 		return err
 	}
+	wg.Go(func() { p.flows.run(ctx) })
 	p.follow(ctx)
 	return nil
 }
@@ -220,6 +223,9 @@ func (p *Proxy) program(ctx context.Context, now time.Time) error {
 		p.health.Updated(plane.family(), now)
 	}
 	p.quarantined.Store(int64(quarantined))
+	if len(errs) == 0 {
+		p.programmed.Store(&now)
+	}
 	return errors.Join(errs...)
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -237,15 +238,13 @@ func (w *world) startWith(t *testing.T, objects ...any) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
+	var wg sync.WaitGroup
 	p := w.proxy
-	go func() {
-		defer close(done)
-		p.follow(ctx)
-	}()
+	wg.Go(func() { p.follow(ctx) })
+	wg.Go(func() { p.flows.run(ctx) })
 	w.stop = func() {
 		cancel()
-		<-done
+		wg.Wait()
 		p.Close()
 	}
 	t.Cleanup(func() { w.stop() })
@@ -295,9 +294,11 @@ func (w *world) update(t *testing.T, objects ...any) {
 func (w *world) settle(t *testing.T) {
 	t.Helper()
 	asked := time.Now()
-	w.proxy.health.Queued()
 	w.proxy.tracker.wake()
-	until(t, "the node is programmed", func() bool { return w.proxy.health.UpdatedSince(asked) })
+	until(t, "the node is programmed", func() bool {
+		programmed := w.proxy.programmed.Load()
+		return programmed != nil && programmed.After(asked)
+	})
 }
 
 // until polls for a condition.

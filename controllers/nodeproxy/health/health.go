@@ -172,15 +172,3 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	}
 	return nil
 }
-
-// UpdatedSince tells whether every family has all changes queued before then.
-func (h *Health) UpdatedSince(then time.Time) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, f := range h.families {
-		if f.updated.Before(then) || !f.pending.IsZero() && !f.pending.After(then) {
-			return false
-		}
-	}
-	return true
-}
