@@ -27,9 +27,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/fairway-lb/fairway/providers/fake"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairway-lb/fairway/providers/fake"
 )
 
 // Datapath carries the load balancers of one account in one network namespace.

@@ -6,12 +6,13 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/fairway-lb/fairway/providers/fake"
 	"golang.org/x/sys/unix"
+
+	"github.com/fairway-lb/fairway/providers/fake"
 )
 
 // ruleset is what one fake.Dataplane asks of the kernel, worked out to the last
-// address and still free of any netlink: compile makes it, write sends it.
+// address and still free of any netlink: compile makes it, table.replace sends it.
 type ruleset struct {
 	frontends []frontend
 	// addresses of load balancers, sorted: what no frontend takes is dropped.
