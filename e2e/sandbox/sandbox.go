@@ -189,10 +189,15 @@ func runOutside(files []*os.File, userNamespace bool) (code int, err error) {
 	}()
 
 	report, _ := io.ReadAll(io.LimitReader(control, 64<<10))
-	waitErr := cmd.Wait()
 	if len(report) > 0 {
+		_ = cmd.Wait()
 		return 0, fromReport(string(report), userNamespace)
 	}
+	// The inner program alone holds them now: what it closes is closed.
+	for _, file := range files {
+		file.Close()
+	}
+	waitErr := cmd.Wait()
 	if exit, ok := errors.AsType[*exec.ExitError](waitErr); ok {
 		return exitCode(exit.Sys().(syscall.WaitStatus)), nil
 	}

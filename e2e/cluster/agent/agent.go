@@ -9,7 +9,8 @@
 // What it has no use for it does not pretend to do: commands, volumes, liveness
 // and startup probes are ignored; a port or a readiness probe of a kind that the
 // server cannot serve keeps the Pod from running or from being ready, with the
-// reason in its status.
+// reason in its status. There are no logs and no exec: kubectl finds port 10250
+// closed.
 package agent
 
 import (
