@@ -25,6 +25,9 @@ func newProgress(units map[string]int64, parallel int, now time.Time) *progress 
 	for _, u := range units {
 		p.total += u
 	}
+	if len(units) <= 1 { // the program itself is never up to date for "go list"
+		p.current = "linking"
+	}
 	return p
 }
 
