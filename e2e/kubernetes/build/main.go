@@ -13,10 +13,11 @@
 // every package that was finished. "go test ./build ./pin" tests it in seconds;
 // "go test ./..." would compile Kubernetes as well.
 //
-// What a build from nothing costs, measured with Go 1.26.8 on 2 processors that
-// other compilers kept busy at the same time (load 4 to 8): 10 minutes, 12.5
-// minutes of processor time; 0.6 GB of modules, 3.4 GB in Go's build cache, 149
-// MB for the binary.
+// What a build with an empty build cache costs, measured with Go 1.26.8 on 2
+// processors that other compilers kept busy at the same time (load 4 to 8), the
+// modules already downloaded: 10 minutes (interrupted once, after 22 seconds),
+// about 12.5 minutes of processor time, 3.4 GB in Go's build cache, 149 MB for
+// the binary. The modules are 175, with 0.1 GB to download and 0.5 GB unpacked.
 package main
 
 import (
