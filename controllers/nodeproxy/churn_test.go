@@ -16,38 +16,43 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// load makes requests from the client to the NodePort, one after the other,
-// until stop is called, which fails the test if any failed and returns how many
-// there were.
-func (w *world) load(t *testing.T) (stop func() int64) {
+// load is a client that makes requests to the NodePort, one after the other.
+type load struct {
+	requests atomic.Int64
+	failure  atomic.Pointer[string] // of the first request that failed
+	stop     func()                 // ends it, and the test with it if a request failed
+}
+
+func (w *world) load(t *testing.T) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	var requests atomic.Int64
-	failures := make(chan string, 1)
+	l := &load{}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for ctx.Err() == nil {
 			if got := w.ask(t, "client", "tcp", atNode.at(0), patience); got.source != addresses["node"][0] {
-				select {
-				case failures <- fmt.Sprintf("request %d: %v", requests.Load(), got):
-				default:
-				}
+				l.failure.CompareAndSwap(nil, new(fmt.Sprintf("request %d: %v", l.requests.Load(), got)))
 			}
-			requests.Add(1)
+			l.requests.Add(1)
 		}
 	}()
-	return func() int64 {
+	l.stop = func() {
 		t.Helper()
 		cancel()
 		<-done
-		select {
-		case f := <-failures:
-			t.Errorf("at least one request failed: %s", f)
-		default:
+		if f := l.failure.Load(); f != nil {
+			t.Fatalf("at least one of %d requests failed: %s", l.requests.Load(), *f)
 		}
-		return requests.Load()
 	}
+	return l
+}
+
+// more waits for requests that begin and end from now on.
+func (l *load) more(t *testing.T) {
+	t.Helper()
+	now := l.requests.Load()
+	until(t, "requests are made", func() bool { return l.requests.Load() >= now+2 })
 }
 
 // TestReplaceEndpointsUnderLoad replaces all endpoints again and again.
@@ -55,15 +60,14 @@ func TestReplaceEndpointsUnderLoad(t *testing.T) {
 	w := newWorld(t)
 	w.start(t)
 	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
-	stop := w.load(t)
+	load := w.load(t)
 	for round := range 150 {
 		w.update(t, newTestSlices("web", [][]discoveryv1.Endpoint{
 			{pod("b")}, {pod("a"), pod("b"), pod("remote")}, {pod("remote")}, {pod("a"), pod("b")}, {pod("a")},
 		}[round%5]...)...)
+		load.more(t)
 	}
-	if n := stop(); n < 150 {
-		t.Errorf("only %d requests were made", n)
-	}
+	load.stop()
 	w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, 0, "tcp")
 }
 
@@ -74,18 +78,18 @@ func TestRestartUnderLoad(t *testing.T) {
 	w.start(t)
 	objects := append(newTestSlices("web", pod("a"), pod("b")), newTestService("web"))
 	w.replace(t, objects...)
-	stop := w.load(t)
+	load := w.load(t)
 	for range 15 {
 		w.stop()
+		load.more(t)
 		before := w.list(t)
 		if before != "" && !strings.Contains(before, "elements") {
 			t.Fatalf("the table went with the proxy:\n%s", before)
 		}
 		w.startWith(t, objects...)
+		load.more(t)
 	}
-	if n := stop(); n < 100 {
-		t.Errorf("only %d requests were made", n)
-	}
+	load.stop()
 }
 
 // TestUDPFollowsEndpoints keeps sending from one UDP socket, whose flow
@@ -221,7 +225,7 @@ func TestManyServices(t *testing.T) {
 	w.start(t)
 	objects := append(newTestSlices("web", pod("a"), pod("b")), newTestService("web"))
 	w.replace(t, objects...)
-	stop := w.load(t)
+	load := w.load(t)
 	const count = 2000
 	ip := func(i int) string { return fmt.Sprintf("10.96.%d.%d", 1+i/250, 1+i%250) }
 	for i := range count {
@@ -246,6 +250,6 @@ func TestManyServices(t *testing.T) {
 			t.Errorf("Service %d: answered by %v, want one of %v", i, got, want)
 		}
 	}
-	stop()
+	load.stop()
 	w.list(t)
 }
