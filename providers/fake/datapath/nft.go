@@ -98,6 +98,8 @@ func (t *table) constant() []*nftables.Set {
 		s.IsMap, s.DataType = true, data
 		return s
 	}
+	filters := mapping(filtersMap, nftables.TypeIFName, nftables.TypeVerdict)
+	filters.KeyByteOrder = binaryutil.NativeEndian // or nft lists the names as empty
 	return []*nftables.Set{
 		mapping(frontendsMap, frontendType, nftables.TypeVerdict),
 		mapping(marksMap, frontendType, nftables.TypeMark),
@@ -105,7 +107,7 @@ func (t *table) constant() []*nftables.Set {
 		set(addressesSet, nftables.TypeIPAddr),
 		mapping(sourcesMap, nftables.TypeMark, nftables.TypeIPAddr),
 		mapping(guardsMap, nftables.TypeIPAddr, nftables.TypeVerdict),
-		mapping(filtersMap, nftables.TypeIFName, nftables.TypeVerdict),
+		filters,
 	}
 }
 
