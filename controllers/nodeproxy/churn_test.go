@@ -2,12 +2,15 @@ package nodeproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -164,6 +167,46 @@ func newTestNode(ips ...string) *corev1.Node {
 		n.Status.Addresses = append(n.Status.Addresses, corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: ip})
 	}
 	return n
+}
+
+// TestHealthCheckNodePort asks as a load balancer does which nodes have endpoints.
+func TestHealthCheckNodePort(t *testing.T) {
+	w := newWorld(t)
+	w.start(t)
+	local := newTestService("web", func(s *corev1.Service) {
+		s.Spec.ExternalTrafficPolicy, s.Spec.HealthCheckNodePort = corev1.ServiceExternalTrafficPolicyLocal, 32000
+	})
+	client := &http.Client{Transport: &http.Transport{DialContext: w.hosts["client"].DialContext, DisableKeepAlives: true}, Timeout: patience}
+	for _, c := range []struct {
+		name    string
+		service *corev1.Service
+		slices  []any
+		want    string
+	}{
+		{"two of three endpoints here", local, newTestSlices("web", pod("a"), pod("b"), pod("remote")), "200 2"},
+		{"one, and one terminating", local, newTestSlices("web", pod("a"), terminating(pod("b"))), "200 1"},
+		{"only a terminating one", local, newTestSlices("web", terminating(pod("a"))), "503 0"},
+		{"none here", local, newTestSlices("web", pod("remote")), "503 0"},
+		{"policy Cluster", newTestService("web"), newTestSlices("web", pod("a")), "refused"},
+		{"policy Local again", local, newTestSlices("web", pod("a")), "200 1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w.replace(t, append(c.slices, c.service)...)
+			for _, ip := range addr2("node") {
+				got := "refused"
+				resp, err := client.Get("http://" + net.JoinHostPort(ip, "32000") + "/any")
+				if err == nil {
+					resp.Body.Close()
+					got = fmt.Sprint(resp.StatusCode, " ", resp.Header.Get("X-Load-Balancing-Endpoint-Weight"))
+				} else if !errors.Is(err, syscall.ECONNREFUSED) {
+					t.Fatal(err)
+				}
+				if got != c.want {
+					t.Errorf("at %s: %s, want %s", ip, got, c.want)
+				}
+			}
+		})
+	}
 }
 
 // TestOtherTrafficUntouched: the node's own services, and other ports of the

@@ -16,20 +16,38 @@ type view struct {
 
 func (v view) has(a netip.Addr) bool { return a.Is6() == v.ipv6 }
 
+// own returns the addresses of the family.
+func (v view) own(addrs []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, a := range addrs {
+		if v.has(a) {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
 // forwarding is what one Service needs on this node, in one family.
 type forwarding struct {
 	service *nft.Service
 	// serving are, for the UDP frontends, the endpoints whose flows may go on:
 	// those in use and those that finish what they began.
 	serving map[nft.Frontend][]netip.AddrPort
+	// healthCheckPort is the healthCheckNodePort, 0 without, and localReady how
+	// many ready Pods on this node its answer counts.
+	healthCheckPort uint16
+	localReady      int
 }
 
 // desired decides where this node sends a Service's packets. It is pure: the
 // same records give the same, equal result, in the same order.
 func desired(s service, endpoints []endpointSlice, v view) forwarding {
 	out := forwarding{
-		service: &nft.Service{Frontends: make(map[nft.Frontend]nft.Backends)},
+		service: &nft.Service{Frontends: make(map[nft.Frontend]nft.Backends), ClusterIPs: v.own(s.clusterIPs)},
 		serving: make(map[nft.Frontend][]netip.AddrPort),
+
+		healthCheckPort: s.healthCheckPort,
+		localReady:      countLocalReady(endpoints, v),
 	}
 	internal, external := nft.Internal, nft.External
 	if s.internalLocal {
@@ -37,11 +55,6 @@ func desired(s service, endpoints []endpointSlice, v view) forwarding {
 	}
 	if s.externalLocal {
 		external = nft.ExternalLocal
-	}
-	for _, a := range s.clusterIPs {
-		if v.has(a) {
-			out.service.ClusterIPs = append(out.service.ClusterIPs, a)
-		}
 	}
 	for _, p := range s.ports {
 		pools := poolsOf(p, endpoints, v)
@@ -66,6 +79,21 @@ func desired(s service, endpoints []endpointSlice, v view) forwarding {
 	slices.SortFunc(out.service.LocalEndpoints, netip.Addr.Compare)
 	out.service.LocalEndpoints = slices.Compact(out.service.LocalEndpoints)
 	return out
+}
+
+// countLocalReady counts Pods, not ports. Those that are terminating, even if
+// they get traffic for want of others, do not count: the load balancer shall
+// look elsewhere.
+func countLocalReady(endpointSlices []endpointSlice, v view) int {
+	ready := make(map[netip.Addr]struct{})
+	for _, s := range endpointSlices {
+		for _, e := range s.endpoints {
+			if e.local && e.ready && v.has(e.addr) {
+				ready[e.addr] = struct{}{}
+			}
+		}
+	}
+	return len(ready)
 }
 
 // pools are the endpoints of one Service port.

@@ -24,6 +24,7 @@ type plane struct {
 	ipv6      bool
 	table     *nft.Table
 	conntrack *conntrack
+	checks    *health.NodePorts
 
 	wanted  map[string]forwarding
 	known   map[string]forwarding // in the kernel
@@ -39,13 +40,13 @@ type quarantined struct {
 	delay time.Duration
 }
 
-func newPlane(c nft.Config, ct *conntrack) (*plane, error) {
+func newPlane(c nft.Config, ct *conntrack, checks *health.NodePorts) (*plane, error) {
 	table, err := nft.Open(c)
 	if err != nil {
 		return nil, err
 	}
 	return &plane{
-		ipv6: c.IPv6, table: table, conntrack: ct,
+		ipv6: c.IPv6, table: table, conntrack: ct, checks: checks,
 		wanted:     make(map[string]forwarding),
 		known:      make(map[string]forwarding),
 		pending:    make(map[string]struct{}),
@@ -65,9 +66,11 @@ func (p *plane) want(name string, f *forwarding) {
 	p.pending[name] = struct{}{}
 	if f == nil {
 		delete(p.wanted, name)
+		p.checks.Set(name, 0, 0)
 		return
 	}
 	p.wanted[name] = *f
+	p.checks.Set(name, f.healthCheckPort, f.localReady)
 }
 
 // sync brings the kernel to what is wanted. After an error all that is missing

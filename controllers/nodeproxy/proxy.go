@@ -62,6 +62,15 @@ type Config struct {
 	// SharedTable leaves the table open to other programs' changes also where
 	// the kernel could keep them out.
 	SharedTable bool
+	// Listen opens the healthCheckNodePorts; nil means net.ListenConfig's method.
+	Listen health.Listen
+}
+
+func (c Config) listen() health.Listen {
+	if c.Listen != nil {
+		return c.Listen
+	}
+	return (&net.ListenConfig{}).Listen
 }
 
 // Families returns the families a proxy of this configuration serves.
@@ -101,7 +110,7 @@ func New(c Config, h *health.Health) (*Proxy, error) {
 		if ipv6 && !c.IPv6 {
 			continue
 		}
-		plane, err := newPlane(nft.Config{IPv6: ipv6, PodCIDRs: c.PodCIDRs, MasqueradeMark: MasqueradeMark, Shared: c.SharedTable}, p.flows)
+		plane, err := newPlane(nft.Config{IPv6: ipv6, PodCIDRs: c.PodCIDRs, MasqueradeMark: MasqueradeMark, Shared: c.SharedTable}, p.flows, health.NewNodePorts(h, c.listen()))
 		if err != nil {
 			p.Close()
 			return nil, err
@@ -196,6 +205,9 @@ func (p *Proxy) decide(ctx context.Context) {
 	addresses := p.addressesOf(ctx, node)
 	c := p.tracker.take(!slices.Equal(addresses, p.nodePortAddresses))
 	p.nodePortAddresses = addresses
+	for _, plane := range p.planes {
+		plane.checks.SetAddresses(view{ipv6: plane.ipv6}.own(addresses))
+	}
 	for name, s := range c.services {
 		p.tell(ctx, name, s)
 		for _, plane := range p.planes {
@@ -220,6 +232,9 @@ func (p *Proxy) program(ctx context.Context, now time.Time) error {
 			continue
 		}
 		quarantined += len(plane.quarantine)
+		if err := plane.checks.Reconcile(ctx, now); err != nil {
+			klog.FromContext(ctx).Error(err, "Load balancers may take this node for one without endpoints")
+		}
 		p.health.Updated(plane.family(), now)
 	}
 	p.quarantined.Store(int64(quarantined))

@@ -231,7 +231,7 @@ func (w *world) startWith(t *testing.T, objects ...any) {
 	t.Helper()
 	h := health.New(time.Minute, "IPv4", "IPv6")
 	err := w.hosts["node"].Do(func() (err error) {
-		w.proxy, err = New(Config{NodeName: "node", PodCIDRs: prefixes("10.244.0.0/16", "fd00:f4::/32"), IPv6: true, SharedTable: w.shared}, h)
+		w.proxy, err = New(Config{NodeName: "node", PodCIDRs: prefixes("10.244.0.0/16", "fd00:f4::/32"), IPv6: true, SharedTable: w.shared, Listen: w.hosts["node"].Listen}, h)
 		return err
 	})
 	if err != nil {

@@ -69,7 +69,7 @@ func (h *Health) Updated(name Family, then time.Time) {
 	if !ok {
 		return
 	}
-	f.updated, f.pending = time.Now(), time.Time{}
+	f.updated, f.pending = time.Now().UTC(), time.Time{}
 	if f.newest.After(then) {
 		f.pending = f.newest
 	}
@@ -100,7 +100,7 @@ type familyReport struct {
 func (h *Health) report() (r report, eligible, programmed bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	r = report{CurrentTime: time.Now(), Healthy: true, Status: make(map[Family]familyReport)}
+	r = report{CurrentTime: time.Now().UTC(), Healthy: true, Status: make(map[Family]familyReport)}
 	programmed = true
 	for name, f := range h.families {
 		if f.updated.IsZero() {
@@ -138,11 +138,12 @@ func answer(w http.ResponseWriter, r report, ok bool) {
 		// there was anything to change.
 		r.LastUpdated = r.CurrentTime
 	}
-	writeJSON(w, ok, r)
+	body, err := json.Marshal(r)
+	write(w, ok, body, err)
 }
 
-func writeJSON(w http.ResponseWriter, ok bool, body any) {
-	data, err := json.Marshal(body)
+// write sends a JSON body, or the error of making it.
+func write(w http.ResponseWriter, ok bool, body []byte, err error) {
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -152,7 +153,7 @@ func writeJSON(w http.ResponseWriter, ok bool, body any) {
 	if !ok {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_, _ = w.Write(data) // the client may be gone
+	_, _ = w.Write(body) // the client may be gone
 }
 
 // Serve answers on a listener until the context ends. It closes the listener.
