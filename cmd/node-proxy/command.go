@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -70,7 +71,15 @@ it in one transaction. "node-proxy --cleanup" removes it.`,
 		Version:       version.Get().GitVersion,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
 	}
-	f := c.Flags()
+	c.Flags().SortFlags = false
+	c.Flags().AddFlagSet(newFlags(&o))
+	return c
+}
+
+// newFlags returns the flags that set the options, in the order of the help.
+func newFlags(o *options) *pflag.FlagSet {
+	f := pflag.NewFlagSet("node-proxy", pflag.ContinueOnError)
+	f.SortFlags = false
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "`file` that says how to reach the API server; without, the Pod's service account is used")
 	f.StringVar(&o.server, "server", "", "API server as `host:port`; required without --kubeconfig, overrides the kubeconfig's server otherwise")
 	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node's Node object (default: the environment's NODE_NAME, or else the host name)")
@@ -82,8 +91,7 @@ it in one transaction. "node-proxy --cleanup" removes it.`,
 	logging := flag.NewFlagSet("", flag.ContinueOnError)
 	klog.InitFlags(logging)
 	f.AddGoFlag(logging.Lookup("v"))
-	f.SortFlags = false
-	return c
+	return f
 }
 
 func (o *options) run(ctx context.Context) error {
@@ -181,9 +189,11 @@ func (o *options) config() (nodeproxy.Config, error) {
 	case "yes":
 		c.IPv6 = true
 	case "no":
-	case "auto":
-		_, err := os.Stat("/proc/net/if_inet6")
-		c.IPv6 = err == nil
+	case "auto": // by trying, as a kernel may have IPv6 and no packet filter for it
+		table, err := nft.Open(nft.Config{IPv6: true, MasqueradeMark: nodeproxy.MasqueradeMark})
+		if c.IPv6 = err == nil; c.IPv6 {
+			_ = table.Close()
+		}
 	default:
 		return c, fmt.Errorf("--ipv6 is yes, no or auto, not %q", o.ipv6)
 	}
