@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
 )
 
 // LabelServiceProxyName marks a Service that another proxy serves
@@ -200,7 +201,8 @@ func newReflector(ctx context.Context, client cache.Getter, resource string, l l
 	lw := cache.NewFilteredListWatchFromClient(client, resource, metav1.NamespaceAll, func(o *metav1.ListOptions) {
 		o.LabelSelector, o.FieldSelector = l.String(), f.String()
 	})
-	return cache.NewReflectorWithOptions(lw, expected, into, cache.ReflectorOptions{Name: resource})
+	logger := klog.FromContext(ctx)
+	return cache.NewReflectorWithOptions(lw, expected, into, cache.ReflectorOptions{Name: resource, Logger: &logger})
 }
 
 func without(label string) (labels.Selector, error) {

@@ -24,7 +24,7 @@ func openSocket() (*socket, error) {
 		return nil, fmt.Errorf("opening a netfilter netlink socket: %w", err)
 	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		unix.Close(fd)
+		_ = unix.Close(fd)
 		return nil, fmt.Errorf("binding the netfilter netlink socket: %w", err)
 	}
 	// Both only make errors shorter and clearer; kernels since 4.12 have them.

@@ -55,15 +55,15 @@ func (f Frontend) String() string {
 type Policy uint8
 
 const (
-	// Internal: any endpoint. Sources outside the Pod ranges are masqueraded,
-	// as the reply might not come back through this node.
+	// Internal takes any endpoint. Sources outside the Pod ranges are
+	// masqueraded, as the reply might not come back through this node.
 	Internal Policy = iota
-	// InternalLocal: as Internal, but endpoints of this node only.
+	// InternalLocal is Internal with endpoints of this node only.
 	InternalLocal
-	// External: any endpoint, always masqueraded.
+	// External takes any endpoint and always masquerades.
 	External
-	// ExternalLocal: endpoints of this node only, source kept. Traffic that
-	// starts inside, in a Pod or on the node, may go to any endpoint.
+	// ExternalLocal takes endpoints of this node only and keeps the source.
+	// Traffic that starts inside, in a Pod or on the node, gets any endpoint.
 	ExternalLocal
 )
 
@@ -155,7 +155,7 @@ func Open(c Config) (*Table, error) {
 	}
 	t.rules.podCIDRs = len(t.podCIDRs) > 0
 	if t.flags, err = t.probeOwnership(c.Shared); err != nil {
-		s.close()
+		_ = s.close()
 		return nil, err
 	}
 	return t, nil
