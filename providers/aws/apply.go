@@ -40,7 +40,12 @@ func (p *Provider) Apply(ctx context.Context, c lb.Change, known lb.Lookup) (lb.
 func (p *Provider) dispatch(ctx context.Context, d driver, c lb.Change, known lb.Lookup) (lb.Resource, error) {
 	switch c.Op {
 	case lb.Create:
-		return d.create(ctx, c.After, known)
+		p.newborns.expect(c.After)
+		now, err := d.create(ctx, c.After, known)
+		if now.ID == "" && certain(err) {
+			p.newborns.forget(c.Ref())
+		}
+		return now, err
 	case lb.Update:
 		if err := mayChange(c); err != nil {
 			return lb.Resource{}, err
@@ -50,7 +55,21 @@ func (p *Provider) dispatch(ctx context.Context, d driver, c lb.Change, known lb
 		if err := mayChange(c); err != nil {
 			return lb.Resource{}, err
 		}
-		return lb.Resource{}, d.delete(ctx, c.Before, known)
+		err := d.delete(ctx, c.Before, known)
+		if err == nil {
+			p.newborns.forget(c.Ref())
+		}
+		return lb.Resource{}, err
+	}
+}
+
+// certain reports whether err says that nothing was made.
+func certain(err error) bool {
+	switch lb.KindOf(err) {
+	case "", lb.Unavailable, lb.Pending:
+		return false
+	default:
+		return true
 	}
 }
 

@@ -17,17 +17,17 @@ type targetGroups struct{ *Provider }
 // targetGroupResource returns what g is, but for its reference and owners.
 func targetGroupResource(g elbtypes.TargetGroup) lb.Resource {
 	fields := lb.Fields{
-		"name":                             lb.Text(aws.ToString(g.TargetGroupName)),
-		"vpc":                              lb.Text(aws.ToString(g.VpcId)),
-		"protocol":                         lb.Text(string(g.Protocol)),
-		"port":                             lb.Number(aws.ToInt32(g.Port)),
-		"target-type":                      lb.Text(string(g.TargetType)),
-		"health-check-protocol":            lb.Text(string(g.HealthCheckProtocol)),
-		"health-check-port":                lb.Text(aws.ToString(g.HealthCheckPort)),
-		"health-check-interval":            lb.Number(aws.ToInt32(g.HealthCheckIntervalSeconds)),
-		"health-check-timeout":             lb.Number(aws.ToInt32(g.HealthCheckTimeoutSeconds)),
-		"health-check-healthy-threshold":   lb.Number(aws.ToInt32(g.HealthyThresholdCount)),
-		"health-check-unhealthy-threshold": lb.Number(aws.ToInt32(g.UnhealthyThresholdCount)),
+		"name":                  lb.Text(aws.ToString(g.TargetGroupName)),
+		"vpc":                   lb.Text(aws.ToString(g.VpcId)),
+		"protocol":              lb.Text(string(g.Protocol)),
+		"port":                  lb.Number(aws.ToInt32(g.Port)),
+		"target-type":           lb.Text(string(g.TargetType)),
+		"health-check-protocol": lb.Text(string(g.HealthCheckProtocol)),
+		"health-check-port":     lb.Text(aws.ToString(g.HealthCheckPort)),
+		"health-check-interval": lb.Number(aws.ToInt32(g.HealthCheckIntervalSeconds)),
+		"health-check-timeout":  lb.Number(aws.ToInt32(g.HealthCheckTimeoutSeconds)),
+		"healthy-threshold":     lb.Number(aws.ToInt32(g.HealthyThresholdCount)),
+		"unhealthy-threshold":   lb.Number(aws.ToInt32(g.UnhealthyThresholdCount)),
 	}
 	if g.HealthCheckPath != nil {
 		fields["health-check-path"] = lb.Text(*g.HealthCheckPath)
@@ -76,8 +76,8 @@ func (d targetGroups) create(ctx context.Context, want lb.Resource, known lb.Loo
 		HealthCheckPath:            text(f, "health-check-path"),
 		HealthCheckIntervalSeconds: number(f, "health-check-interval"),
 		HealthCheckTimeoutSeconds:  number(f, "health-check-timeout"),
-		HealthyThresholdCount:      number(f, "health-check-healthy-threshold"),
-		UnhealthyThresholdCount:    number(f, "health-check-unhealthy-threshold"),
+		HealthyThresholdCount:      number(f, "healthy-threshold"),
+		UnhealthyThresholdCount:    number(f, "unhealthy-threshold"),
 		Matcher:                    matcher(f),
 		Tags:                       toELBTags(d.marks.tags(want)),
 	})
@@ -128,8 +128,8 @@ func (d targetGroups) update(ctx context.Context, c lb.Change, _ lb.Lookup) (lb.
 		HealthCheckPath:            text(f, "health-check-path"),
 		HealthCheckIntervalSeconds: number(f, "health-check-interval"),
 		HealthCheckTimeoutSeconds:  number(f, "health-check-timeout"),
-		HealthyThresholdCount:      number(f, "health-check-healthy-threshold"),
-		UnhealthyThresholdCount:    number(f, "health-check-unhealthy-threshold"),
+		HealthyThresholdCount:      number(f, "healthy-threshold"),
+		UnhealthyThresholdCount:    number(f, "unhealthy-threshold"),
 		Matcher:                    matcher(f),
 	})
 	if err != nil {

@@ -109,9 +109,10 @@ func (d targets) register(ctx context.Context, ref lb.Ref, group string, items [
 	return refused, nil
 }
 
-// offenders returns which of the items an InvalidTarget error names.
+// offenders returns which of the items an error is about: InvalidTarget for an
+// instance that cannot be one, ValidationError for a malformed id.
 func offenders(e *lb.Error, items []string) []string {
-	if e.Code != "InvalidTarget" {
+	if e.Kind != lb.Invalid {
 		return nil
 	}
 	named := instanceInText.FindAllString(e.Message, -1)

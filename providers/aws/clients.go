@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -31,24 +32,22 @@ type clients struct {
 }
 
 // Retrying a single call is the SDK's business alone: it knows which answers
-// mean that nothing happened and what the server's throttling asks for, and one
-// call made again is far cheaper than a whole Service observed again. The
-// adaptive mode slows a client down as a whole when it is throttled. The SDK's
-// retry quota is off: it would give up for good after some hundred throttled
-// calls. What still fails after that is left to the queue, which comes back to
-// the Service by the error's kind.
+// mean that nothing happened, and one call made again is far cheaper than a whole
+// Service observed again. What still fails after that is left to the queue, which
+// comes back to the Service by the error's kind. The SDK's retry quota is off: it
+// would give up at once, for good, after some hundred throttled calls. The mode is
+// standard, not adaptive: that one makes a whole client, all its Services, wait
+// for the throttling of one operation, and AWS calls it experimental.
 const (
-	maxAttempts = 5
-	maxBackoff  = 8 * time.Second
+	maxAttempts = 6
+	maxBackoff  = 10 * time.Second
 )
 
 func newRetryer() aws.Retryer {
-	return retry.NewAdaptiveMode(func(o *retry.AdaptiveModeOptions) {
-		o.StandardOptions = append(o.StandardOptions, func(s *retry.StandardOptions) {
-			s.MaxAttempts = maxAttempts
-			s.MaxBackoff = maxBackoff
-			s.RateLimiter = ratelimit.None
-		})
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.MaxAttempts = maxAttempts
+		o.MaxBackoff = maxBackoff
+		o.RateLimiter = ratelimit.None
 	})
 }
 
@@ -62,6 +61,27 @@ func newHTTPClient() *awshttp.BuildableClient {
 			t.ResponseHeaderTimeout = 20 * time.Second
 			t.MaxIdleConnsPerHost = 16
 		})
+}
+
+// wholeRequests sends each request from memory. From the SDK's own bodies
+// net/http sends the headers first, and goes on asking the body for more when all
+// of it is sent; the SDK, which closes the body as soon as an answer arrives,
+// then makes it drop the connection under an answer that came very fast.
+type wholeRequests struct{ aws.HTTPClient }
+
+func (c wholeRequests) Do(r *http.Request) (*http.Response, error) {
+	if r.Body == nil || r.Body == http.NoBody {
+		return c.HTTPClient.Do(r)
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Body.Close(); err != nil {
+		return nil, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	return c.HTTPClient.Do(r)
 }
 
 // newClients makes the clients from the SDK's environment, shared files and
@@ -88,8 +108,7 @@ func newClients(ctx context.Context, region string, opts []func(*config.LoadOpti
 		}
 		cfg.Region = out.Region
 	}
-	// A client takes its retryer from the configuration when it is made, so the
-	// two services have one each: they throttle apart.
+	cfg.HTTPClient = wholeRequests{cfg.HTTPClient}
 	return &clients{ec2: ec2.NewFromConfig(cfg), elb: elb.NewFromConfig(cfg), imds: metadata, region: cfg.Region}, nil
 }
 

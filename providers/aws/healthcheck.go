@@ -46,10 +46,10 @@ func healthAnnotations() []Annotation {
 		{Name: "healthcheck-timeout", Neutral: "health-check-timeout", Type: "seconds, 2 to 120", Default: "that of the configuration",
 			parse: number(minTimeout, maxTimeout, func(o *options) *int { return &o.health.timeout }),
 			Doc:   "How long a probe may take."},
-		{Name: "healthcheck-healthy-threshold", Neutral: "health-check-healthy-threshold", Type: "2 to 10", Default: "that of the configuration",
+		{Name: "healthcheck-healthy-threshold", Neutral: "healthy-threshold", Type: "2 to 10", Default: "that of the configuration",
 			parse: number(minThreshold, maxThreshold, func(o *options) *int { return &o.health.healthy }),
 			Doc:   "Successes in a row that make a node healthy."},
-		{Name: "healthcheck-unhealthy-threshold", Neutral: "health-check-unhealthy-threshold", Type: "2 to 10", Default: "that of the configuration",
+		{Name: "healthcheck-unhealthy-threshold", Neutral: "unhealthy-threshold", Type: "2 to 10", Default: "that of the configuration",
 			parse: number(minThreshold, maxThreshold, func(o *options) *int { return &o.health.unhealthy }),
 			Doc:   "Failures in a row that make a node unhealthy."},
 	}
@@ -149,12 +149,12 @@ func (o *options) healthCheck() (lb.Fields, error) {
 	h.UnhealthyThreshold = orDefault(o.health.unhealthy, h.UnhealthyThreshold)
 
 	fields := lb.Fields{
-		"health-check-protocol":            lb.Text(h.Protocol),
-		"health-check-port":                lb.Text(port),
-		"health-check-interval":            lb.Number(h.Interval.seconds()),
-		"health-check-timeout":             lb.Number(h.Timeout.seconds()),
-		"health-check-healthy-threshold":   lb.Number(h.HealthyThreshold),
-		"health-check-unhealthy-threshold": lb.Number(h.UnhealthyThreshold),
+		"health-check-protocol": lb.Text(h.Protocol),
+		"health-check-port":     lb.Text(port),
+		"health-check-interval": lb.Number(h.Interval.seconds()),
+		"health-check-timeout":  lb.Number(h.Timeout.seconds()),
+		"healthy-threshold":     lb.Number(h.HealthyThreshold),
+		"unhealthy-threshold":   lb.Number(h.UnhealthyThreshold),
 	}
 	if h.Protocol != "TCP" {
 		fields["health-check-path"] = lb.Text(h.Path)

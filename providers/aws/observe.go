@@ -14,10 +14,18 @@ import (
 
 // Observe implements lb.Provider.
 func (p *Provider) Observe(ctx context.Context, o lb.Owner) ([]lb.Resource, error) {
+	see := p.observeCluster
 	if o.Kind == lb.OwnedByService {
-		return p.observeService(ctx, o.Service)
+		see = func(ctx context.Context) ([]lb.Resource, error) { return p.observeService(ctx, o.Service) }
 	}
-	return p.observeCluster(ctx)
+	seen, err := see(ctx)
+	if err == nil {
+		err = p.newborns.unseen(o, seen)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return seen, nil
 }
 
 // observation collects what is seen and translates the cloud's identifiers back
@@ -91,10 +99,11 @@ func (p *Provider) observeService(ctx context.Context, s lb.ServiceRef) ([]lb.Re
 		return !strings.HasPrefix(aws.ToString(g.TargetGroupName), p.names.targetGroupPrefix(s))
 	})
 	v.securityGroups(security, all, false)
-	if err := v.nodeGroups(ctx, nodes, all); err != nil {
+	if err := v.nodeGroups(ctx, nodes); err != nil {
 		return nil, err
 	}
-	return v.resources, v.loadBalancing(ctx, balancers, groups)
+	err = v.loadBalancing(ctx, balancers, groups)
+	return v.resources, err
 }
 
 // observeCluster looks for what the cluster owns. It is in use while a load
@@ -120,7 +129,8 @@ func (p *Provider) observeCluster(ctx context.Context) ([]lb.Resource, error) {
 	}
 	frontends := slices.ContainsFunc(security, func(g ec2types.SecurityGroup) bool { return !p.isBackend(g) })
 	v.securityGroups(slices.DeleteFunc(security, func(g ec2types.SecurityGroup) bool { return !p.isBackend(g) }), balancers, frontends)
-	return v.resources, v.nodeGroups(ctx, nodes, balancers)
+	err = v.nodeGroups(ctx, nodes)
+	return v.resources, err
 }
 
 // isBackend reports whether g is, by its marks, the cluster's.
@@ -152,7 +162,7 @@ func (v *observation) securityGroups(groups []ec2types.SecurityGroup, balancers 
 			v.names.backend():           backendRef(vpc),
 		})
 		v.add(lb.Resource{Ref: ref, ID: aws.ToString(g.GroupId), Owners: v.marks.owners(tags),
-			InUse: used || inUse(aws.ToString(g.GroupId), balancers),
+			InUse: v.isBackend(g) && (used || inUse(aws.ToString(g.GroupId), balancers)),
 			Fields: lb.Fields{
 				"name": lb.Text(aws.ToString(g.GroupName)), "vpc": lb.Text(vpc),
 				"ingress": lb.Set(rulesIn(g, anyRule, v.name)...),
@@ -169,7 +179,7 @@ func inUse(group string, balancers []elbtypes.LoadBalancer) bool {
 // nodeGroups adds the nodes' groups, which are never ours, and our rules in
 // them. Groups that nodes are known to be in exist even if they have no rule of
 // ours yet.
-func (v *observation) nodeGroups(ctx context.Context, admitting []ec2types.SecurityGroup, balancers []elbtypes.LoadBalancer) error {
+func (v *observation) nodeGroups(ctx context.Context, admitting []ec2types.SecurityGroup) error {
 	attached := []lb.Owner{{Kind: lb.Attached}}
 	known, err := v.facts.known(ctx)
 	if err != nil {
