@@ -33,8 +33,8 @@ import (
 const MasqueradeMark = 1 << 14
 
 const (
-	// gather is how long the first change of several waits for the others: a
-	// rollout touches several slices, and each transaction has a fixed cost.
+	// gather is the least time between two transactions, in which changes wait
+	// for others: each transaction has a fixed cost. A single one does not wait.
 	gather = 5 * time.Millisecond
 	// verifyEvery bounds how long another program's flush goes unnoticed where
 	// the kernel does not forbid it.
@@ -154,7 +154,7 @@ func (p *Proxy) follow(ctx context.Context) {
 	defer verify.Stop()
 	defer sweep.Stop()
 	logger := klog.FromContext(ctx)
-	var blocked time.Time // no transaction before
+	var last, blocked time.Time // the last round; no transaction before
 	for {
 		select {
 		case <-ctx.Done():
@@ -169,7 +169,7 @@ func (p *Proxy) follow(ctx context.Context) {
 				}
 			}
 		case <-p.tracker.signal:
-			if !pause(ctx, gather) {
+			if !pause(ctx, time.Until(last.Add(gather))) {
 				return
 			}
 		}
@@ -177,12 +177,14 @@ func (p *Proxy) follow(ctx context.Context) {
 			continue
 		}
 		now := time.Now()
+		last = now
 		p.decide(ctx)
 		if now.Before(blocked) {
 			continue
 		}
 		if err := p.program(ctx, now); err != nil {
 			logger.Error(err, "Could not program the node, trying again")
+			p.health.Queued() // also where nothing new was, but the table is lost
 			blocked = now.Add(retryAfter)
 		}
 	}
@@ -190,6 +192,9 @@ func (p *Proxy) follow(ctx context.Context) {
 
 // pause returns false when the context ended first.
 func pause(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
 	select {
 	case <-ctx.Done():
 		return false
