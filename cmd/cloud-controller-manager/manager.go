@@ -1,0 +1,183 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"sync"
+
+	"github.com/spf13/cobra"
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/client-go/tools/cache"
+	cloudprovider "k8s.io/cloud-provider"
+	"k8s.io/cloud-provider/app"
+	cloudconfig "k8s.io/cloud-provider/app/config"
+	"k8s.io/cloud-provider/names"
+	"k8s.io/cloud-provider/options"
+	cliflag "k8s.io/component-base/cli/flag"
+	genericmanager "k8s.io/controller-manager/app"
+	"k8s.io/controller-manager/controller"
+	"k8s.io/controller-manager/pkg/healthz"
+	"k8s.io/klog/v2"
+
+	"github.com/fairway-lb/fairway/controllers/loadbalancer"
+	"github.com/fairway-lb/fairway/controllers/nodes"
+	fairway "github.com/fairway-lb/fairway/providers/cloudprovider"
+	"github.com/fairway-lb/fairway/providers/lb"
+)
+
+// manager wires the framework, the cloud and our controller together.
+type manager struct {
+	ctx     context.Context // ends when the program shall
+	options loadbalancer.Options
+	running sync.WaitGroup
+}
+
+func newManager(ctx context.Context) *manager { return &manager{ctx: ctx} }
+
+// wait returns when the controller has finished what was under way.
+func (m *manager) wait() { m.running.Wait() }
+
+// command returns the framework's command with our controller and flags.
+func (m *manager) command(stop <-chan struct{}) *cobra.Command {
+	opts, err := options.NewCloudControllerManagerOptions()
+	if err != nil {
+		klog.Fatalf("make the default options: %v", err) // cannot be: they are constants
+	}
+	// Without these two there is no webhook server, which we have no use for.
+	opts.Webhook, opts.WebhookServing = nil, nil
+	// A worker mostly waits for the cloud, and no Service shall wait for another.
+	opts.ServiceController.ConcurrentServiceSyncs = 10
+
+	// Node controllers need InstancesV2, routes are the network plugin's.
+	constructors := map[string]app.ControllerInitFuncConstructor{
+		names.ServiceLBController: {
+			InitContext: app.ControllerInitContext{ClientName: "service-controller"},
+			Constructor: m.construct,
+		},
+	}
+	aliases := maps.Clone(names.CCMControllerAliases())
+	maps.DeleteFunc(aliases, func(_, name string) bool { return name != names.ServiceLBController })
+
+	cmd := app.NewCloudControllerManagerCommand(opts, m.openCloud, constructors, aliases, m.flags(), stop)
+	cmd.Long = "Gives the cluster's Services of type LoadBalancer their load balancers.\n" +
+		"It must reach the API server by an address that is not a ClusterIP (--kubeconfig or --master)."
+	m.inClassMode(cmd)
+	return cmd
+}
+
+func (m *manager) flags() cliflag.NamedFlagSets {
+	var sets cliflag.NamedFlagSets
+	f := sets.FlagSet("fairway")
+	f.StringVar(&m.options.Class, "load-balancer-class", "",
+		"Serve only Services of this loadBalancerClass, beside another cloud controller. Default: those without a class, as the cluster's only one.")
+	f.DurationVar(&m.options.SyncTimeout, "service-sync-deadline", 0, "Longest time one run for one Service may take. 0 means 2m.")
+	f.BoolVar(&m.options.DryRun, "dry-run", false, "Log the plan for each Service and change nothing, neither in the cloud nor in Kubernetes.")
+	return sets
+}
+
+// inClassMode gives a controller beside another its own lease and port, unless
+// the user chose them.
+func (m *manager) inClassMode(cmd *cobra.Command) {
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		if m.options.Class == "" {
+			return nil
+		}
+		for flag, value := range map[string]string{"leader-elect-resource-name": "fairway-cloud-controller-manager", "secure-port": "10268"} {
+			if f := cmd.Flags().Lookup(flag); f != nil && !f.Changed {
+				if err := f.Value.Set(value); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+}
+
+// openCloud reads the cloud's configuration. What is wrong with it ends the
+// program with a message and no stack.
+func (m *manager) openCloud(config *cloudconfig.CompletedConfig) cloudprovider.Interface {
+	shared := config.ComponentConfig.KubeCloudShared.CloudProvider
+	c, err := newCloud(shared.Name, shared.CloudConfigFile)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		klog.FlushAndExit(klog.ExitFlushTimeout, 1)
+	}
+	return c
+}
+
+func newCloud(name, path string) (*fairway.Cloud, error) {
+	found, err := find(name)
+	if err != nil {
+		return nil, err
+	}
+	var file io.Reader
+	if path != "" {
+		opened, err := os.Open(path)
+		if err != nil {
+			return nil, fmt.Errorf("--cloud-config: %w", err)
+		}
+		defer opened.Close()
+		file = opened
+	}
+	clusterName, open, err := found.load(file)
+	if err != nil {
+		return nil, fmt.Errorf("--cloud-config %s: %w", path, err)
+	}
+	return fairway.New(fairway.Config{
+		Provider: name, ClusterName: clusterName, Open: open,
+		Service: func(s *v1.Service, all []*v1.Node) (lb.Service, error) {
+			return loadbalancer.ServiceFrom(s, nodes.Targets(all))
+		},
+		Status: loadbalancer.StatusFrom,
+		OnPlan: loadbalancer.LogPlan,
+	}), nil
+}
+
+// construct implements the framework's ControllerInitFuncConstructor: it
+// registers with the informers and starts the controller, which waits for them.
+func (m *manager) construct(_ app.ControllerInitContext, config *cloudconfig.CompletedConfig, c cloudprovider.Interface) app.InitFunc {
+	return func(ctx context.Context, _ genericmanager.ControllerContext) (controller.Interface, bool, error) {
+		core := config.SharedInformers.Core().V1()
+		for _, informer := range []cache.SharedIndexInformer{core.Services().Informer(), core.Nodes().Informer()} {
+			if err := informer.SetTransform(withoutManagedFields); err != nil {
+				return nil, false, err
+			}
+		}
+		o := m.options
+		o.Workers = int(config.ComponentConfig.ServiceController.ConcurrentServiceSyncs)
+		o.Client = config.ClientBuilder.ClientOrDie("service-controller").CoreV1()
+		o.Services, o.Nodes, o.Recorder = core.Services(), core.Nodes(), config.EventRecorder
+		o.Engine = c.(*fairway.Cloud)
+		ours, err := loadbalancer.New(o)
+		if err != nil {
+			return nil, false, err
+		}
+		// Leading and the program itself: the work ends with whichever ends first.
+		ctx, cancel := context.WithCancel(ctx)
+		context.AfterFunc(m.ctx, cancel)
+		m.running.Go(func() {
+			defer cancel()
+			ours.Run(ctx)
+		})
+		return checked{ours}, true, nil
+	}
+}
+
+// checked gives the framework our controller's health.
+type checked struct{ *loadbalancer.Controller }
+
+// HealthChecker implements the framework's HealthCheckable.
+func (c checked) HealthChecker() healthz.UnnamedHealthChecker { return c.Controller }
+
+// withoutManagedFields drops what nobody here reads and is often half of an
+// object, before it is cached.
+func withoutManagedFields(o any) (any, error) {
+	if object, err := meta.Accessor(o); err == nil {
+		object.SetManagedFields(nil)
+	}
+	return o, nil
+}
