@@ -1,0 +1,208 @@
+package loadbalancer
+
+import (
+	"cmp"
+	"context"
+	"sync"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	coreinformers "k8s.io/client-go/informers/core/v1"
+	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+	"k8s.io/klog/v2"
+
+	"github.com/fairway-lb/fairway/controllers/nodes"
+	"github.com/fairway-lb/fairway/providers/lb"
+	"github.com/fairway-lb/fairway/providers/plan"
+)
+
+// Engine is what the controller needs of *plan.Engine.
+type Engine interface {
+	// Reconcile makes the cloud what s wants; see plan.Engine.
+	Reconcile(ctx context.Context, s lb.Service) (plan.Result, error)
+	// Preview returns what Reconcile would do, and does nothing.
+	Preview(ctx context.Context, s lb.Service) (plan.Result, error)
+	// Delete removes what s owns; nil means that nothing is left.
+	Delete(ctx context.Context, s lb.ServiceRef) (plan.Result, error)
+}
+
+// Options are what a Controller works with. Client, Services, Nodes, Recorder
+// and Engine are required.
+type Options struct {
+	// Client writes the status of Services; no other right is needed.
+	Client typedcore.ServicesGetter
+	// Services and Nodes are started by the caller, after New.
+	Services coreinformers.ServiceInformer
+	Nodes    coreinformers.NodeInformer
+	Recorder record.EventRecorder
+	Engine   Engine
+
+	// Class is the spec.loadBalancerClass served, beside other controllers.
+	// Empty: Services without a class, as the cluster's only controller.
+	Class string
+	// Workers is how many Services are worked on at a time; 0 means 10.
+	Workers int
+	// SyncTimeout bounds the work on one Service; 0 means 2 minutes.
+	SyncTimeout time.Duration
+	// Grace is how long work that has begun may go on after the end of Run's
+	// context; 0 means 20 seconds.
+	Grace time.Duration
+	// DryRun logs plans and changes nothing, neither the cloud nor Services.
+	DryRun bool
+}
+
+// Controller serves Services of type LoadBalancer.
+type Controller struct {
+	Options
+	lister  corelisters.ServiceLister
+	synced  []cache.InformerSynced
+	tracker *nodes.Tracker
+	queue   workQueue
+
+	mu       sync.Mutex // guards the maps, not the memories in them
+	memories map[string]*memory
+	busy     map[string]time.Time // Services in work, since when
+}
+
+// New registers with the informers. Run does the work.
+func New(o Options) (*Controller, error) {
+	o.Workers = cmp.Or(o.Workers, 10)
+	o.SyncTimeout = cmp.Or(o.SyncTimeout, 2*time.Minute)
+	o.Grace = cmp.Or(o.Grace, 20*time.Second)
+	c := &Controller{
+		Options:  o,
+		lister:   o.Services.Lister(),
+		memories: map[string]*memory{},
+		busy:     map[string]time.Time{},
+	}
+	var err error
+	if c.tracker, err = nodes.NewTracker(o.Nodes, c.onNodes); err != nil {
+		return nil, err
+	}
+	registration, err := o.Services.Informer().AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
+		AddFunc:    c.onAdd,
+		UpdateFunc: c.onUpdate,
+		DeleteFunc: c.onDelete,
+	})
+	if err != nil {
+		return nil, err
+	}
+	c.synced = []cache.InformerSynced{registration.HasSynced, func() bool { return c.tracker.Snapshot() != nil }}
+	c.queue = newWorkQueue()
+	return c, nil
+}
+
+// Name returns the controller's name in logs and health checks.
+func (c *Controller) Name() string { return "service-lb-controller" }
+
+// Run works until ctx ends, then finishes what it has begun, for at most Grace,
+// and returns. Nothing is done before Services and Nodes are known. It must be
+// called once.
+func (c *Controller) Run(ctx context.Context) {
+	log := klog.FromContext(ctx).WithName(c.Name())
+	ctx = klog.NewContext(ctx, log)
+	registerMetrics()
+	defer c.queue.ShutDown()
+	var all sync.WaitGroup
+	defer all.Wait()
+	all.Go(func() { c.tracker.Run(ctx) })
+	if !cache.WaitForCacheSync(ctx.Done(), c.synced...) {
+		return
+	}
+	log.Info("Serving load balancers", "class", c.Class, "workers", c.Workers, "dryRun", c.DryRun)
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	var workers sync.WaitGroup
+	for range c.Workers {
+		workers.Go(func() { c.work(ctx, work) })
+	}
+	<-ctx.Done()
+	c.queue.ShutDown()
+	overdue := time.AfterFunc(c.Grace, cancel)
+	defer overdue.Stop()
+	workers.Wait()
+	log.Info("Stopped")
+}
+
+// work takes Services from the queue until ctx ends; what was begun by then
+// goes on under the context work.
+func (c *Controller) work(ctx, work context.Context) {
+	for {
+		key, over := c.queue.Get()
+		if over {
+			return
+		}
+		if ctx.Err() == nil {
+			c.begin(key)
+			if again := c.sync(work, key); again > 0 {
+				c.queue.AddAfter(key, again)
+			}
+			c.end(key)
+		}
+		c.queue.Done(key)
+	}
+}
+
+func (c *Controller) onAdd(obj any, initial bool) {
+	svc, ok := obj.(*v1.Service)
+	if !ok || !c.concerns(svc) {
+		return
+	}
+	// After a restart, what is broken or new goes before what only must be
+	// verified.
+	if initial && isReady(svc) {
+		c.queue.add(keyOf(svc), bySweep)
+		return
+	}
+	c.queue.add(keyOf(svc), byUser)
+}
+
+func (c *Controller) onUpdate(before, after any) {
+	old, ok1 := before.(*v1.Service)
+	now, ok2 := after.(*v1.Service)
+	if !ok1 || !ok2 || !c.concerns(old) && !c.concerns(now) {
+		return
+	}
+	if old.ResourceVersion == now.ResourceVersion && now.ResourceVersion != "" {
+		c.queue.add(keyOf(now), bySweep)
+		return
+	}
+	c.queue.add(keyOf(now), byUser)
+}
+
+func (c *Controller) onDelete(obj any) {
+	if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj); err == nil {
+		c.queue.add(key, byUser)
+	}
+}
+
+func (c *Controller) onNodes(nodes.Change) {
+	services, err := c.lister.List(labels.Everything())
+	if err != nil {
+		klog.ErrorS(err, "Cannot list Services after a node change")
+		return
+	}
+	for _, svc := range services {
+		if c.wanted(svc) {
+			c.queue.add(keyOf(svc), byNode)
+		}
+	}
+}
+
+func keyOf(svc *v1.Service) string { return svc.Namespace + "/" + svc.Name }
+
+func (c *Controller) begin(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.busy[key] = time.Now()
+}
+
+func (c *Controller) end(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.busy, key)
+}

@@ -1,0 +1,99 @@
+package loadbalancer
+
+import (
+	"slices"
+	"strconv"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+)
+
+const (
+	// StockFinalizer keeps a Service until its load balancer is gone. It is
+	// the one of the stock controller, in whose place we stand when we serve
+	// Services without a class (k8s.io/cloud-provider/service/helpers).
+	StockFinalizer = "service.kubernetes.io/load-balancer-cleanup"
+	// ClassFinalizer is the finalizer on Services of our own class: a stock
+	// controller beside us takes StockFinalizer off any Service.
+	ClassFinalizer = "fairway.io/load-balancer-cleanup"
+	// PauseAnnotation keeps the controller's hands off a Service and its load
+	// balancer for as long as its value is anything but false.
+	PauseAnnotation = "fairway.io/pause"
+)
+
+// duty is what the controller owes a Service.
+type duty int
+
+const (
+	leave  duty = iota // nothing, it is none of ours
+	ensure             // a load balancer
+	remove             // the removal of what it had
+	pause              // nothing for now, as its owner wishes
+	yield              // nothing, because another controller serves it
+)
+
+// dutyTo decides from the object and from whether we have worked on it since we
+// started.
+func (c *Controller) dutyTo(svc *v1.Service, worked bool) duty {
+	wanted, held := c.wanted(svc), c.held(svc)
+	mark := readyCondition(svc)
+	mine := worked || mark != nil && mark.Reason != reasonServedElsewhere
+	switch {
+	case !wanted && !held:
+		return leave
+	case paused(svc):
+		return pause
+	case !mine && (len(svc.Status.LoadBalancer.Ingress) > 0 || !wanted && mark != nil):
+		return yield
+	case wanted:
+		return ensure
+	case c.Class == "" && svc.Spec.LoadBalancerClass != nil && !mine:
+		// The stock finalizer on a Service of someone else's class.
+		return leave
+	default:
+		return remove
+	}
+}
+
+// concerns reports whether an event about svc is worth a look.
+func (c *Controller) concerns(svc *v1.Service) bool {
+	return svc.Spec.Type == v1.ServiceTypeLoadBalancer || c.held(svc)
+}
+
+// wanted reports whether svc shall have a load balancer of ours.
+func (c *Controller) wanted(svc *v1.Service) bool {
+	if svc.Spec.Type != v1.ServiceTypeLoadBalancer || svc.DeletionTimestamp != nil {
+		return false
+	}
+	if c.Class == "" {
+		return svc.Spec.LoadBalancerClass == nil
+	}
+	return svc.Spec.LoadBalancerClass != nil && *svc.Spec.LoadBalancerClass == c.Class
+}
+
+// held reports whether svc carries our finalizer.
+func (c *Controller) held(svc *v1.Service) bool {
+	return slices.Contains(svc.Finalizers, c.finalizer())
+}
+
+func (c *Controller) finalizer() string {
+	if c.Class == "" {
+		return StockFinalizer
+	}
+	return ClassFinalizer
+}
+
+// paused reads the pause annotation. A value that is neither true nor false
+// pauses: that changes nothing.
+func paused(svc *v1.Service) bool {
+	value, ok := svc.Annotations[PauseAnnotation]
+	if !ok {
+		return false
+	}
+	yes, err := strconv.ParseBool(value)
+	return err != nil || yes
+}
+
+func isReady(svc *v1.Service) bool {
+	return meta.IsStatusConditionTrue(svc.Status.Conditions, ConditionReady)
+}

@@ -1,0 +1,107 @@
+package loadbalancer
+
+import (
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"github.com/fairway-lb/fairway/providers/lb"
+)
+
+// memory is what the controller remembers of one Service, so that looking at it
+// again costs nothing. Only the worker that has the Service touches it. All of
+// it may be lost: what must not be is on the Service and in the cloud.
+type memory struct {
+	// ref is the Service that resources may exist for, zero before.
+	ref lb.ServiceRef
+	// patched is the Service as our last write left it; the informer may still
+	// show the one before.
+	patched *v1.Service
+
+	inputs    string    // fingerprint of what was last attempted
+	done      bool      // and it succeeded
+	notBefore time.Time // else it is not tried again before this
+	forever   bool      // or only with other inputs
+	failures  int       // in a row
+
+	outcome []edit  // what the last attempt left to be seen on the Service
+	trouble verdict // what was last reported as wrong, zero when all is well
+
+	announced bool // an event said that work on it has begun
+	noted     map[lb.Notice]bool
+	pauseSeen bool
+}
+
+// memoryOf returns the memory of a key, an empty one for a new key.
+func (c *Controller) memoryOf(key string) *memory {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.memories[key]
+	if m == nil {
+		m = &memory{noted: map[lb.Notice]bool{}}
+		c.memories[key] = m
+	}
+	return m
+}
+
+func (c *Controller) forget(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.memories, key)
+}
+
+// newest returns svc, or the later state of it that our last write returned.
+func (m *memory) newest(svc *v1.Service) *v1.Service {
+	if svc == nil || m.patched == nil || m.patched.UID != svc.UID {
+		return svc
+	}
+	if order, err := resourceversion.CompareResourceVersion(m.patched.ResourceVersion, svc.ResourceVersion); err == nil && order > 0 {
+		return m.patched
+	}
+	return svc
+}
+
+// attempt begins a try with the given inputs and reports whether there is any
+// need: without one, wait is when to look again, 0 for never.
+func (m *memory) attempt(inputs string) (needed bool, wait time.Duration) {
+	if m.inputs == inputs {
+		if m.done || m.forever {
+			return false, 0
+		}
+		if wait := time.Until(m.notBefore); wait > 0 {
+			return false, wait
+		}
+		return true, 0
+	}
+	m.inputs, m.done, m.forever, m.failures = inputs, false, false, 0
+	return true, 0
+}
+
+// succeed and fail record how the attempt ended.
+func (m *memory) succeed() {
+	m.done, m.failures, m.trouble = true, 0, verdict{}
+}
+
+// fail returns the trouble to report, and whether it is news.
+func (m *memory) fail(v verdict) (report verdict, news bool) {
+	m.done, m.forever = false, v.after == never
+	m.notBefore = time.Now().Add(max(v.after, 0))
+	m.failures++
+	switch {
+	case v.quiet():
+		return v, false
+	case v.key == m.trouble.key:
+		// The first wording stays, or a request ID in it would be a change.
+		return m.trouble, false
+	default:
+		m.trouble = v
+		return v, true
+	}
+}
+
+// describes reports whether a condition already says what v says.
+func (v verdict) describes(c *metav1.Condition) bool {
+	return c != nil && c.Reason == string(v.kind) && c.Message == v.message
+}

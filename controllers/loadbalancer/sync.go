@@ -1,0 +1,360 @@
+package loadbalancer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/klog/v2"
+
+	"github.com/fairway-lb/fairway/providers/lb"
+	"github.com/fairway-lb/fairway/providers/plan"
+)
+
+// Reasons of the events on a Service; those of the stock controller keep their
+// names.
+const (
+	eventEnsuring        = "EnsuringLoadBalancer"
+	eventEnsured         = "EnsuredLoadBalancer"
+	eventUpdated         = "UpdatedLoadBalancer"
+	eventFailed          = "SyncLoadBalancerFailed"
+	eventNoTargets       = "UnAvailableLoadBalancer"
+	eventDeleting        = "DeletingLoadBalancer"
+	eventDeleted         = "DeletedLoadBalancer"
+	eventDeleteFailed    = "DeleteLoadBalancerFailed"
+	eventPaused          = "LoadBalancerPaused"
+	eventServedElsewhere = "LoadBalancerServedElsewhere"
+)
+
+// sync does what is due for one Service and returns when to look again, 0 for
+// not before something happens.
+func (c *Controller) sync(ctx context.Context, key string) time.Duration {
+	ctx = klog.NewContext(ctx, klog.FromContext(ctx).WithValues("service", key))
+	svc, err := c.read(key)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot read Service")
+		return firstRetry
+	}
+	m := c.memoryOf(key)
+	svc = m.newest(svc)
+	start := time.Now()
+	again, result := c.serve(ctx, key, svc, m)
+	observe(result, time.Since(start))
+	return again
+}
+
+// read returns the Service from the informer's cache, nil when there is none.
+func (c *Controller) read(key string) (*v1.Service, error) {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil, err
+	}
+	svc, err := c.lister.Services(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return svc, err
+}
+
+// serve returns when to look again and, for the metrics, what came of it.
+func (c *Controller) serve(ctx context.Context, key string, svc *v1.Service, m *memory) (time.Duration, string) {
+	if m.ref != (lb.ServiceRef{}) && (svc == nil || m.ref != RefOf(svc)) {
+		return c.removeOrphan(ctx, key, m)
+	}
+	if svc == nil {
+		c.forget(key)
+		return 0, resultSkipped
+	}
+	switch c.dutyTo(svc, m.ref != lb.ServiceRef{}) {
+	case ensure:
+		return c.ensure(ctx, svc, m)
+	case remove:
+		return c.remove(ctx, svc, m)
+	case pause:
+		c.notePause(svc, m)
+	case yield:
+		return c.yield(ctx, svc, m)
+	case leave:
+		c.forget(key)
+	}
+	return 0, resultSkipped
+}
+
+// ensure gives the Service its load balancer.
+func (c *Controller) ensure(ctx context.Context, svc *v1.Service, m *memory) (time.Duration, string) {
+	m.pauseSeen = false
+	targets := c.tracker.Snapshot().Targets
+	s, err := ServiceFrom(svc, targets)
+	if err != nil {
+		m.inputs = "" // whatever comes next is another attempt
+		return c.failed(ctx, svc, m, plan.Result{}, err)
+	}
+	if needed, wait := m.attempt(fingerprint(s)); !needed {
+		if err := c.show(ctx, svc, m, m.outcome...); err != nil {
+			return firstRetry, resultFailed
+		}
+		return wait, resultUnchanged
+	}
+	if c.DryRun {
+		return c.rehearse(ctx, s, m)
+	}
+	if err := c.show(ctx, svc, m, withFinalizer(c.finalizer())); err != nil {
+		m.inputs = ""
+		return firstRetry, resultFailed
+	}
+	if m.patched != nil {
+		svc = m.newest(svc)
+	}
+	m.ref = s.ServiceRef
+	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
+	defer cancel()
+	result, err := c.Engine.Reconcile(bounded, s)
+	c.note(svc, m, result.Notices)
+	if err != nil {
+		return c.failed(ctx, svc, m, result, err)
+	}
+	return c.succeeded(ctx, svc, m, s, result)
+}
+
+// rehearse logs what would be done.
+func (c *Controller) rehearse(ctx context.Context, s lb.Service, m *memory) (time.Duration, string) {
+	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
+	defer cancel()
+	result, err := c.Engine.Preview(bounded, s)
+	if err != nil {
+		v := judge(err, result.Plan.Empty(), m.failures)
+		m.fail(v)
+		klog.FromContext(ctx).Error(err, "Dry run failed")
+		return max(v.after, 0), resultFailed
+	}
+	m.succeed()
+	klog.FromContext(ctx).Info("Dry run: nothing of this is applied")
+	LogPlan(result.Plan)
+	return 0, resultDone
+}
+
+// succeeded shows a load balancer that is as the Service wants it.
+func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, s lb.Service, result plan.Result) (time.Duration, string) {
+	status := StatusFrom(result.Status, svc.Spec.Ports)
+	if len(status.Ingress) == 0 {
+		return c.failed(ctx, svc, m, result, &lb.Error{Kind: lb.Pending, Op: "read the load balancer's address", Message: "the cloud has not assigned one yet"})
+	}
+	m.succeed()
+	where := addresses(status)
+	if !result.Plan.Empty() || m.announced {
+		reason := eventEnsured
+		if isReady(svc) && !m.announced {
+			reason = eventUpdated
+		}
+		c.eventf(svc, v1.EventTypeNormal, reason, "Load balancer is ready at %s (%s)", where, done(result.Plan))
+	}
+	m.announced = false
+	now := condition(svc, metav1.ConditionTrue, reasonReady, "The load balancer is configured at "+where+".")
+	if !anyActive(s.Targets) {
+		now = condition(svc, metav1.ConditionFalse, reasonNoTargets, "No node can receive traffic: none is initialised, not excluded and not about to go. Add nodes or look at their taints and labels.")
+		if old := readyCondition(svc); old == nil || old.Reason != reasonNoTargets {
+			c.eventf(svc, v1.EventTypeWarning, eventNoTargets, "%s", now.Message)
+		}
+	}
+	m.outcome = []edit{withFinalizer(c.finalizer()), withIngress(status.Ingress), withCondition(now)}
+	if err := c.show(ctx, svc, m, m.outcome...); err != nil {
+		return firstRetry, resultFailed
+	}
+	return 0, resultDone
+}
+
+// failed shows what is wrong. Addresses that clients use already stay.
+func (c *Controller) failed(ctx context.Context, svc *v1.Service, m *memory, result plan.Result, err error) (time.Duration, string) {
+	ours := result.Plan.Empty()
+	v := judge(err, ours, m.failures)
+	report, news := m.fail(v)
+	klog.FromContext(ctx).Info("Load balancer is not ready", "kind", v.kind, "err", err, "retryAfter", v.after)
+	if v.kind == lb.Pending && !result.Plan.Empty() && !m.announced {
+		c.eventf(svc, v1.EventTypeNormal, eventEnsuring, "Load balancer is being configured: %s", result.Plan.Summary())
+		m.announced = true
+	}
+	if news && !report.describes(readyCondition(svc)) {
+		c.eventf(svc, v1.EventTypeWarning, eventFailed, "%s", report.message)
+	}
+	m.outcome = []edit{withCondition(condition(svc, metav1.ConditionFalse, string(report.kind), report.message))}
+	if status := StatusFrom(result.Status, svc.Spec.Ports); len(status.Ingress) > 0 && v.kind != lb.Pending {
+		m.outcome = append(m.outcome, withIngress(status.Ingress))
+	}
+	if !c.DryRun {
+		if err := c.show(ctx, svc, m, m.outcome...); err != nil {
+			return firstRetry, resultFailed
+		}
+	}
+	return max(v.after, 0), resultFailed
+}
+
+// remove takes the Service's load balancer away, and the finalizer when nothing
+// is left.
+func (c *Controller) remove(ctx context.Context, svc *v1.Service, m *memory) (time.Duration, string) {
+	const inputs = "none"
+	if m.inputs != inputs {
+		m.announced = false
+	}
+	if needed, wait := m.attempt(inputs); !needed {
+		return wait, resultUnchanged
+	}
+	if c.DryRun {
+		m.succeed()
+		klog.FromContext(ctx).Info("Dry run: the load balancer would be deleted")
+		return 0, resultDone
+	}
+	m.ref = RefOf(svc)
+	if !m.announced {
+		c.eventf(svc, v1.EventTypeNormal, eventDeleting, "Load balancer is being deleted")
+		m.announced = true
+	}
+	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
+	defer cancel()
+	if _, err := c.Engine.Delete(bounded, m.ref); err != nil {
+		return c.removeFailed(ctx, svc, m, err)
+	}
+	c.eventf(svc, v1.EventTypeNormal, eventDeleted, "Load balancer is deleted; nothing of it is left in the cloud")
+	err := c.show(ctx, svc, m, withoutFinalizer(c.finalizer()), withIngress(nil), withoutCondition)
+	if err != nil && !apierrors.IsNotFound(err) {
+		return firstRetry, resultFailed
+	}
+	// The informer may go on showing the Service as it was for a moment, so
+	// what we wrote is remembered until its event comes.
+	*m = memory{patched: m.patched, noted: map[lb.Notice]bool{}}
+	return 0, resultDone
+}
+
+func (c *Controller) removeFailed(ctx context.Context, svc *v1.Service, m *memory, err error) (time.Duration, string) {
+	v := judge(err, false, m.failures)
+	report, news := m.fail(v)
+	klog.FromContext(ctx).Info("Load balancer is not deleted yet", "kind", v.kind, "err", err, "retryAfter", v.after)
+	if news && !report.describes(readyCondition(svc)) {
+		c.eventf(svc, v1.EventTypeWarning, eventDeleteFailed, "%s", report.message)
+	}
+	if err := c.show(ctx, svc, m, withCondition(condition(svc, metav1.ConditionFalse, string(report.kind), report.message))); err != nil {
+		return firstRetry, resultFailed
+	}
+	return v.after, resultFailed
+}
+
+// removeOrphan takes away the load balancer of a Service that vanished with our
+// finalizer taken off by someone, or was made again under the same name.
+func (c *Controller) removeOrphan(ctx context.Context, key string, m *memory) (time.Duration, string) {
+	if wait := time.Until(m.notBefore); m.inputs == orphaned && wait > 0 {
+		return wait, resultUnchanged
+	}
+	if m.inputs != orphaned {
+		m.inputs, m.failures = orphaned, 0
+		klog.FromContext(ctx).Info("Service is gone without its finalizer having been ours to remove; deleting its load balancer", "uid", m.ref.UID)
+	}
+	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
+	defer cancel()
+	if _, err := c.Engine.Delete(bounded, m.ref); err != nil {
+		v := judge(err, false, m.failures)
+		m.fail(v)
+		klog.FromContext(ctx).Info("Load balancer is not deleted yet", "kind", v.kind, "err", err, "retryAfter", v.after)
+		return v.after, resultFailed
+	}
+	c.forget(key)
+	return time.Nanosecond, resultDone // the name may be in use again
+}
+
+// orphaned stands for the inputs of removeOrphan.
+const orphaned = "orphaned"
+
+// yield leaves a Service to the controller whose addresses it shows.
+func (c *Controller) yield(ctx context.Context, svc *v1.Service, m *memory) (time.Duration, string) {
+	if !c.wanted(svc) || c.DryRun {
+		return 0, resultSkipped
+	}
+	const message = "Another controller has given this Service its addresses, so it is left alone. Remove that load balancer and clear the status, or set another loadBalancerClass."
+	if readyCondition(svc) == nil {
+		c.eventf(svc, v1.EventTypeWarning, eventServedElsewhere, "%s", message)
+	}
+	if err := c.show(ctx, svc, m, withCondition(condition(svc, metav1.ConditionFalse, reasonServedElsewhere, message))); err != nil {
+		return firstRetry, resultFailed
+	}
+	return 0, resultSkipped
+}
+
+func (c *Controller) notePause(svc *v1.Service, m *memory) {
+	if !m.pauseSeen {
+		c.eventf(svc, v1.EventTypeNormal, eventPaused, "Nothing is done for this Service and its load balancer until the annotation %s is removed", PauseAnnotation)
+	}
+	m.pauseSeen = true
+	m.inputs = "" // what happened meanwhile is not known
+}
+
+// eventf tells the Service's owner; a dry run tells nobody.
+func (c *Controller) eventf(svc *v1.Service, kind, reason, format string, args ...any) {
+	if !c.DryRun {
+		c.Recorder.Eventf(svc, kind, reason, format, args...)
+	}
+}
+
+// note makes one event of each notice, once while it lasts.
+func (c *Controller) note(svc *v1.Service, m *memory, notices []lb.Notice) {
+	now := make(map[lb.Notice]bool, len(notices))
+	for _, n := range notices {
+		if !m.noted[n] && !now[n] {
+			c.eventf(svc, v1.EventTypeWarning, n.Reason, "%s", n.Message)
+		}
+		now[n] = true
+	}
+	m.noted = now
+}
+
+// show makes the edits visible on the Service.
+func (c *Controller) show(ctx context.Context, svc *v1.Service, m *memory, edits ...edit) error {
+	patched, err := c.patch(ctx, svc, edits...)
+	if err != nil {
+		klog.FromContext(ctx).Error(err, "Cannot write the Service's status")
+		return err
+	}
+	m.patched = patched
+	return nil
+}
+
+func addresses(status v1.LoadBalancerStatus) string {
+	text := ""
+	for i, ingress := range status.Ingress {
+		if i > 0 {
+			text += ", "
+		}
+		text += ingress.Hostname + ingress.IP
+	}
+	return text
+}
+
+func done(p plan.Plan) string {
+	created, updated, deleted := 0, 0, 0
+	for _, change := range p.Changes {
+		switch change.Op {
+		case lb.Create:
+			created++
+		case lb.Update:
+			updated++
+		case lb.Delete:
+			deleted++
+		}
+	}
+	return fmt.Sprintf("%d created, %d updated, %d deleted", created, updated, deleted)
+}
+
+func anyActive(targets []lb.Target) bool {
+	for _, t := range targets {
+		if t.State == lb.TargetActive {
+			return true
+		}
+	}
+	return false
+}
+
+// LogPlan logs a plan in its text form, as plan.Options.OnPlan.
+func LogPlan(p plan.Plan) {
+	klog.InfoS("Plan", "for", p.Scope.String(), "summary", p.Summary(), "plan", p.String())
+}
