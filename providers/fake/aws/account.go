@@ -6,6 +6,10 @@
 // and batches; a parameter it does not know is an error, never ignored. The
 // account decides the state of load balancers and targets; a data path
 // (fake.Carrier) may carry the packets and report the health.
+//
+// It has one VPC and IPv4 only. Not served, and refused with an error that says
+// so: other kinds of load balancers, TLS and QUIC, IP and weighted targets,
+// certificates, prefix lists.
 package aws
 
 import (

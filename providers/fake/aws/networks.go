@@ -76,15 +76,9 @@ func (a *Account) privateInUse(addr netip.Addr) bool {
 // freePublic returns the next public address of the pool that nothing uses, going
 // round so that an address is not reused at once, and false when there is none.
 func (a *Account) freePublic() (netip.Addr, bool) {
-	used := map[netip.Addr]bool{}
-	for _, nic := range a.interfaces {
-		used[nic.public] = true
-	}
-	for _, e := range a.addresses {
-		used[e.public] = true
-	}
+	used := a.publicInUse()
 	first := a.publicPool.Masked().Addr().Next()
-	for range 1 << min(16, 32-a.publicPool.Bits()) {
+	for range a.publicSize() {
 		addr := a.nextPublic
 		a.nextPublic = addr.Next()
 		if !a.publicPool.Contains(a.nextPublic.Next()) {
@@ -95,6 +89,25 @@ func (a *Account) freePublic() (netip.Addr, bool) {
 		}
 	}
 	return netip.Addr{}, false
+}
+
+// publicSize is how many addresses of the pool can be given away: all but the
+// first and the last.
+func (a *Account) publicSize() int { return max(0, 1<<(32-a.publicPool.Bits())-2) }
+
+func (a *Account) publicLeft() int { return a.publicSize() - len(a.publicInUse()) }
+
+func (a *Account) publicInUse() map[netip.Addr]bool {
+	used := map[netip.Addr]bool{}
+	for _, nic := range a.interfaces {
+		if nic.public.IsValid() {
+			used[nic.public] = true
+		}
+	}
+	for _, e := range a.addresses {
+		used[e.public] = true
+	}
+	return used
 }
 
 // availableAddresses is how many addresses of the subnet are unused.
@@ -254,6 +267,9 @@ type describeRouteTablesResult struct {
 }
 
 func (a *Account) describeRouteTables(in *describeRouteTablesInput) (*describeRouteTablesResult, error) {
+	if in.MaxResults != nil && *in.MaxResults > 100 {
+		return nil, fail(codeInvalidParameter, "Value ( %d ) for parameter maxResults is invalid. Expecting a value from 5 to 100.", *in.MaxResults)
+	}
 	all := map[string]*routeTable{}
 	for _, t := range a.routeTables {
 		all[t.id] = t

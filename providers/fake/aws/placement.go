@@ -30,9 +30,13 @@ func (a *Account) placements(ids []string, mappings []subnetMapping, scheme stri
 		mappings = append(mappings, subnetMapping{SubnetID: id})
 	}
 	var list []placement
+	added := 0
 	for _, m := range mappings {
-		kept := slices.IndexFunc(keep, func(z lbZone) bool { return z.subnet.id == m.SubnetID })
-		p, err := a.placement(m, scheme, kept >= 0)
+		kept := slices.ContainsFunc(keep, func(z lbZone) bool { return z.subnet.id == m.SubnetID })
+		if !kept {
+			added++
+		}
+		p, err := a.placement(m, scheme, kept)
 		if err != nil {
 			return nil, err
 		}
@@ -44,6 +48,9 @@ func (a *Account) placements(ids []string, mappings []subnetMapping, scheme stri
 	allocated := slices.IndexFunc(list, func(p placement) bool { return p.allocation == nil }) < 0
 	if !allocated && slices.ContainsFunc(list, func(p placement) bool { return p.allocation != nil }) {
 		return nil, fail(codeInvalidConfiguration, "You must specify an Elastic IP for each subnet or for none")
+	}
+	if scheme == schemeInternet && !allocated && added > a.publicLeft() {
+		return nil, fail("InsufficientAddressCapacity", "the public pool %s has no %d free addresses", a.publicPool, added)
 	}
 	slices.SortFunc(list, func(x, y placement) int { return strings.Compare(x.subnet.zone, y.subnet.zone) })
 	return list, nil
@@ -83,6 +90,21 @@ func (a *Account) placement(m subnetMapping, scheme string, kept bool) (placemen
 	return p, nil
 }
 
+// checkKept refuses other addresses in subnets that a load balancer is in already.
+func (a *Account) checkKept(lb *loadBalancer, placements []placement) error {
+	for _, p := range placements {
+		at := slices.IndexFunc(lb.zones, func(z lbZone) bool { return z.subnet == p.subnet })
+		if at < 0 {
+			continue
+		}
+		nic := a.interfaces[lb.zones[at].nic]
+		if p.allocation != nil && p.allocation.id != nic.allocation || p.private.IsValid() && p.private != nic.private {
+			return fail(codeInvalidConfiguration, "The addresses of subnet '%s', which is already enabled, cannot be changed", p.subnet.id)
+		}
+	}
+	return nil
+}
+
 // place moves a load balancer to the given subnets. Nodes in subnets it keeps stay
 // as they are.
 func (a *Account) place(lb *loadBalancer, placements []placement) {
@@ -103,8 +125,8 @@ func (a *Account) place(lb *loadBalancer, placements []placement) {
 	lb.zones = zones
 }
 
-// newNode makes the interface of a load balancer in a subnet. Room for it was
-// checked; a pool of public addresses that has run dry leaves it without one.
+// newNode makes the interface of a load balancer in a subnet. That there is room
+// for it was checked.
 func (a *Account) newNode(lb *loadBalancer, p placement) string {
 	nic := &networkInterface{
 		id: a.newID("eni"), subnet: p.subnet.id, kind: "network_load_balancer", loadBalancer: lb.arn, attachment: a.newID("ela-attach"),
@@ -163,6 +185,9 @@ func (a *Account) setSubnets(in *setSubnetsInput) (*setSubnetsResult, error) {
 	}
 	placements, err := a.placements(in.Subnets, in.SubnetMappings, lb.scheme, lb.zones)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.checkKept(lb, placements); err != nil {
 		return nil, err
 	}
 	a.place(lb, placements)

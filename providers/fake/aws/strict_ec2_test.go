@@ -132,6 +132,7 @@ func TestFiltersAreStrict(t *testing.T) {
 		{"malformed id", "InvalidInstanceID.Malformed", "DescribeInstances", numbered("InstanceId", "node-1")},
 		{"ids and pages", "InvalidParameterCombination", "DescribeInstances", append(numbered("InstanceId", node1), "MaxResults=5")},
 		{"page of 4", "InvalidParameterValue", "DescribeSubnets", []string{"MaxResults=4"}},
+		{"page of 101 route tables", "InvalidParameterValue", "DescribeRouteTables", []string{"MaxResults=101"}},
 		{"made-up token", "InvalidParameterValue", "DescribeSubnets", []string{"NextToken=2"}},
 		{"absent subnet", "InvalidSubnetID.NotFound", "DescribeSubnets", numbered("SubnetId", "subnet-0bbbbbbbbbbbbbbbb")},
 		{"absent group", "InvalidGroup.NotFound", "DescribeSecurityGroups", numbered("GroupId", nodeGroup, "sg-0bbbbbbbbbbbbbbbb")},

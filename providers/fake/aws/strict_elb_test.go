@@ -71,6 +71,27 @@ func TestLoadBalancersAreCreatedStrictly(t *testing.T) {
 	}.check(t, c)
 }
 
+func TestSubnetsChangeStrictly(t *testing.T) {
+	c := newClient(t, atOnce, func(w *World) {
+		w.PublicPool = netPrefix("203.0.113.200/30")
+		w.Addresses[0].PublicIP = netAddr("203.0.113.201")
+	})
+	lb := c.must("CreateLoadBalancer", newLB("web")...).text("LoadBalancerArn") // takes the last address of the pool
+	inner := c.must("CreateLoadBalancer", newLB("inner", "Scheme=internal")...).text("LoadBalancerArn")
+	refusals{
+		{"pool run dry", "InsufficientAddressCapacity", "SetSubnets", join([]string{"LoadBalancerArn=" + lb}, numbered("Subnets.member", subnetA, subnetB))},
+		{"pool run dry for a new one", "InsufficientAddressCapacity", "CreateLoadBalancer", newLB("other")},
+		{"other address in a zone it has", "InvalidConfigurationRequest", "SetSubnets", []string{"LoadBalancerArn=" + inner, "SubnetMappings.member.1.SubnetId=" + subnetA, "SubnetMappings.member.1.PrivateIPv4Address=10.0.0.99"}},
+		{"Elastic IP in a zone it has", "InvalidConfigurationRequest", "SetSubnets", []string{"LoadBalancerArn=" + lb, "SubnetMappings.member.1.SubnetId=" + subnetA, "SubnetMappings.member.1.AllocationId=" + eip}},
+		{"no subnets", "ValidationError", "SetSubnets", []string{"LoadBalancerArn=" + lb}},
+		{"two subnets of a zone", "InvalidConfigurationRequest", "SetSubnets", join([]string{"LoadBalancerArn=" + inner}, numbered("Subnets.member", subnetA, privateA))},
+	}.check(t, c)
+	c.must("SetSubnets", join([]string{"LoadBalancerArn=" + inner}, numbered("Subnets.member", subnetB, subnetC))...)
+	if nodes := c.Dataplane().LoadBalancers[0].Nodes; len(nodes) != 2 || nodes[0].Zone != "eu-west-1b" || nodes[1].Zone != "eu-west-1c" {
+		t.Errorf("after the move: %+v", nodes)
+	}
+}
+
 func tagList(n int) []string {
 	var tags []string
 	for i := range n {
