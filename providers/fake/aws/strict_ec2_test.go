@@ -74,6 +74,25 @@ func ec2Tags(n int) []string {
 	return tags
 }
 
+func TestTagsGoOnlyWithTheirValue(t *testing.T) {
+	c := newClient(t, atOnce)
+	g := c.groupNamed("front")
+	c.must("CreateTags", "ResourceId.1="+g, "Tag.1.Key=a", "Tag.1.Value=1", "Tag.2.Key=b", "Tag.2.Value=", "Tag.3.Key=c", "Tag.3.Value=3")
+	left := func(parameters ...string) string {
+		c.must("DeleteTags", append(parameters, "ResourceId.1="+g)...)
+		return strings.Join(c.must("DescribeSecurityGroups", "GroupId.1="+g).texts("key"), "")
+	}
+	for _, tt := range []struct{ got, want string }{
+		{left("Tag.1.Key=a", "Tag.1.Value=2", "Tag.2.Key=absent"), "abc"},
+		{left("Tag.1.Key=a", "Tag.1.Value=1", "Tag.2.Key=b", "Tag.2.Value="), "c"},
+		{left("Tag.1.Key=c"), ""},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("left %q, want %q", tt.got, tt.want)
+		}
+	}
+}
+
 // TestSixtyRules: the classic failure. Rules are counted for each address family,
 // a rule with a group in both, and a call that would exceed adds none.
 func TestSixtyRules(t *testing.T) {

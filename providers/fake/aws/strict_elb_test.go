@@ -67,6 +67,8 @@ func TestLoadBalancersAreCreatedStrictly(t *testing.T) {
 		{"tag of forbidden text", "ValidationError", "CreateLoadBalancer", newLB("web", "Tags.member.1.Key=a", "Tags.member.1.Value=x*y")},
 		{"51 tags", "TooManyTags", "CreateLoadBalancer", newLB("web", tagList(51)...)},
 		{"name taken by another scheme", "DuplicateLoadBalancerName", "CreateLoadBalancer", join([]string{"Name=taken", "Type=network", "Scheme=internal"}, numbered("Subnets.member", subnetA, subnetB))},
+		{"name taken by other groups", "DuplicateLoadBalancerName", "CreateLoadBalancer", join([]string{"Name=taken", "Type=network", "SecurityGroups.member.1=" + nodeGroup}, numbered("Subnets.member", subnetA, subnetB))},
+		{"name taken by other tags", "DuplicateLoadBalancerName", "CreateLoadBalancer", join([]string{"Name=taken", "Type=network", "Tags.member.1.Key=a"}, numbered("Subnets.member", subnetA, subnetB))},
 		{"name taken by other subnets", "DuplicateLoadBalancerName", "CreateLoadBalancer", newLB("taken")},
 	}.check(t, c)
 }
