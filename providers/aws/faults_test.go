@@ -38,7 +38,7 @@ func TestFaultAtEveryCall(t *testing.T) {
 		// More often than the SDK tries: the queue has to come back.
 		"answers lost": {Kind: fake.FaultLost, Times: maxAttempts},
 		"hangs":        {Kind: fake.FaultHang},
-		"denied":       {Kind: fake.FaultError, Code: "InternalFailure", Status: 500, Times: maxAttempts},
+		"fails long":   {Kind: fake.FaultError, Code: "InternalFailure", Status: 500, Times: maxAttempts},
 	}
 	runs := 0
 	for name, fault := range faults {

@@ -464,7 +464,10 @@ func TestManyServicesAtOnce(t *testing.T) {
 			}
 			return r, err
 		})
-		each(func(s lb.Service) (plan.Result, error) { return b.engine.Delete(b.Context(), s.ServiceRef) })
+		for n := range 30 {
+			ref := lb.ServiceRef{Namespace: "default", Name: fmt.Sprintf("web-%d", n), UID: fmt.Sprintf("uid-%d", n)}
+			b.settle(func() (plan.Result, error) { return b.engine.Delete(b.Context(), ref) })
+		}
 		b.expectLeft()
 	}, real)
 }
