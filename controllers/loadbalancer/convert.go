@@ -3,7 +3,7 @@ package loadbalancer
 import (
 	"cmp"
 	"crypto/sha256"
-	"fmt"
+	"encoding/json"
 	"maps"
 	"net/netip"
 	"slices"
@@ -142,7 +142,9 @@ func portStatus(ports []v1.ServicePort) []v1.PortStatus {
 
 // fingerprint identifies all that s says, targets included.
 func fingerprint(s lb.Service) string {
-	sum := sha256.New()
-	fmt.Fprintf(sum, "%+v", s) // fmt prints maps in the order of their keys
-	return string(sum.Sum(nil))
+	// JSON has one form for a value: maps in the order of their keys. None of
+	// these types can fail to be written.
+	text, _ := json.Marshal(s)
+	sum := sha256.Sum256(text)
+	return string(sum[:])
 }

@@ -1,0 +1,150 @@
+package loadbalancer
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/fairway-lb/fairway/providers/lb"
+)
+
+// memoryCloud is a cloud that really keeps what it is given: a load balancer
+// per Service with a listener per port and the nodes behind it, and one group
+// for the whole cluster.
+type memoryCloud struct {
+	mu     sync.Mutex
+	things map[lb.Ref]lb.Resource
+	// apply, when set, is asked before each change takes effect; it may block
+	// or refuse. It is called without the lock.
+	apply func(ctx context.Context, c lb.Change) error
+	calls []string
+}
+
+func newMemoryCloud() *memoryCloud { return &memoryCloud{things: map[lb.Ref]lb.Resource{}} }
+
+func (m *memoryCloud) Name() string { return "memory" }
+
+// Desired refuses a scheme that is neither internal nor internet-facing, and
+// remarks on an annotation it does not honour.
+func (m *memoryCloud) Desired(_ context.Context, s lb.Service) (lb.Desired, error) {
+	const scheme = "example.com/scheme"
+	if v, ok := s.Annotations[scheme]; ok && v != "internal" && v != "internet-facing" {
+		return lb.Desired{}, lb.InvalidField(scheme, v, "must be internal or internet-facing")
+	}
+	owners := []lb.Owner{lb.ByService(s.ServiceRef)}
+	balancer := lb.Ref{Kind: "load-balancer", Key: s.ServiceRef.String()}
+	group := lb.Ref{Kind: "group", Key: "shared"}
+	var active []string
+	for _, t := range s.Targets {
+		if t.State == lb.TargetActive {
+			active = append(active, t.Node)
+		}
+	}
+	d := lb.Desired{Resources: []lb.Resource{
+		{Ref: group, Owners: []lb.Owner{lb.ByCluster()}, Fields: lb.Fields{}},
+		{Ref: balancer, Owners: owners, DependsOn: []lb.Ref{group}, Fields: lb.Fields{}},
+		{Ref: lb.Ref{Kind: "targets", Key: balancer.Key}, Owners: owners, Parent: balancer, Fields: lb.Fields{"nodes": lb.Set(active...)}},
+	}}
+	for _, p := range s.Ports {
+		d.Resources = append(d.Resources, lb.Resource{
+			Ref:    lb.Ref{Kind: "listener", Key: fmt.Sprintf("%s:%d", balancer.Key, p.Port)},
+			Owners: owners, Parent: balancer, Fields: lb.Fields{"node-port": lb.Number(p.NodePort)},
+		})
+	}
+	if _, ok := s.Annotations["example.com/later"]; ok {
+		d.Notices = append(d.Notices, lb.Notice{Reason: "AnnotationIgnored", Message: "example.com/later is not honoured yet"})
+	}
+	return d, nil
+}
+
+func (m *memoryCloud) Observe(_ context.Context, o lb.Owner) ([]lb.Resource, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls = append(m.calls, "observe "+o.String())
+	var seen []lb.Resource
+	for _, r := range m.things {
+		r.InUse = r.OwnedBy(lb.ByCluster()) && m.needed(r.Ref)
+		if r.OwnedBy(o) || r.OwnedBy(lb.ByCluster()) {
+			seen = append(seen, r)
+		}
+	}
+	return seen, nil
+}
+
+func (m *memoryCloud) needed(ref lb.Ref) bool {
+	for _, r := range m.things {
+		if slices.Contains(r.DependsOn, ref) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *memoryCloud) Apply(ctx context.Context, c lb.Change, _ lb.Lookup) (lb.Resource, error) {
+	if m.apply != nil {
+		if err := m.apply(ctx, c); err != nil {
+			m.record("refused " + string(c.Op) + " " + c.Ref().String())
+			return lb.Resource{}, err
+		}
+	}
+	m.record(string(c.Op) + " " + c.Ref().String())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if c.Op == lb.Delete {
+		delete(m.things, c.Before.Ref)
+		maps.DeleteFunc(m.things, func(_ lb.Ref, r lb.Resource) bool { return r.Parent == c.Before.Ref })
+		return lb.Resource{}, nil
+	}
+	now := c.After
+	now.ID = "id-" + now.Key
+	m.things[now.Ref] = now
+	return now, nil
+}
+
+func (m *memoryCloud) Status(resources []lb.Resource) lb.Status {
+	for _, r := range resources {
+		if r.Kind == "load-balancer" {
+			return lb.Status{Addresses: []lb.Address{{Hostname: strings.ReplaceAll(r.Key, "/", "-") + ".LB.example.com"}}}
+		}
+	}
+	return lb.Status{}
+}
+
+func (m *memoryCloud) record(call string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls = append(m.calls, call)
+}
+
+// since returns and forgets the calls made so far.
+func (m *memoryCloud) since() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	calls := m.calls
+	m.calls = nil
+	return calls
+}
+
+// has reports whether a resource is there.
+func (m *memoryCloud) has(kind lb.Kind, key string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, ok := m.things[lb.Ref{Kind: kind, Key: key}]
+	return ok
+}
+
+// nodes returns the nodes behind a Service's load balancer.
+func (m *memoryCloud) nodes(key string) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.things[lb.Ref{Kind: "targets", Key: key}].Fields["nodes"]
+}
+
+func (m *memoryCloud) empty() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.things) == 0
+}
