@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/fairway-lb/fairway/providers/lb"
@@ -31,13 +30,9 @@ type Engine struct {
 	opts     Options
 	commits  *committer // nil when the cloud has no documents
 
-	// cluster is held for reading while a Service relies on what the cluster
-	// owns, and for writing while that is taken away, so that the last Service
-	// going and a first one coming cannot cross.
-	cluster sync.RWMutex
-	// collecting lets one deletion at a time take the cluster's things away, so
-	// that a failed TryLock on cluster always means a Service at work.
-	collecting sync.Mutex
+	// cluster keeps apart who relies on what the cluster owns and who takes it
+	// away.
+	cluster gate
 }
 
 // NewEngine returns an engine on the given cloud.
@@ -68,8 +63,10 @@ type Result struct {
 // were made. An error that is Invalid and came with an empty Plan means that s
 // itself must change. The Result says what is known also with an error.
 func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
-	e.cluster.RLock()
-	defer e.cluster.RUnlock()
+	if err := e.cluster.enter(ctx); err != nil {
+		return Result{}, err
+	}
+	defer e.cluster.leave()
 	result, observed, err := e.preview(ctx, s)
 	if err != nil {
 		return result, err
@@ -79,6 +76,13 @@ func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
 	after, err := e.apply(ctx, result.Plan, observed)
 	result.Status = e.provider.Status(after)
 	return result, errors.Join(err, held)
+}
+
+// Validate reports whether s can have a load balancer at all: the error is that
+// of Desired. It reads no more than Desired does, and changes nothing.
+func (e *Engine) Validate(ctx context.Context, s lb.Service) ([]lb.Notice, error) {
+	desired, err := e.provider.Desired(ctx, s)
+	return desired.Notices, err
 }
 
 // Preview returns what Reconcile would do, and does nothing. A Pending error
@@ -134,14 +138,13 @@ func (e *Engine) Delete(ctx context.Context, s lb.ServiceRef) (Result, error) {
 	if err != nil || !slices.ContainsFunc(left, idle) {
 		return result, err
 	}
-	e.collecting.Lock()
-	defer e.collecting.Unlock()
 	// A Service at work relies on what the cluster owns; whichever Service is
 	// deleted last comes here again.
-	if !e.cluster.TryLock() {
-		return result, nil
+	alone, err := e.cluster.tryShut(ctx)
+	if err != nil || !alone {
+		return result, err
 	}
-	defer e.cluster.Unlock()
+	defer e.cluster.open()
 	shared, _, err := e.remove(ctx, lb.ByCluster())
 	result.Plan.Changes = append(result.Plan.Changes, shared.Plan.Changes...)
 	return result, err
