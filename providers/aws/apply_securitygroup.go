@@ -79,15 +79,21 @@ func (d securityGroups) delete(ctx context.Context, have lb.Resource, _ lb.Looku
 	return e
 }
 
+// maxDescription is EC2's limit for descriptions of groups and rules.
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_CreateSecurityGroup.html
+const maxDescription = 255
+
 // description tells people in the console what a group is for. It cannot be
 // changed later and is not compared.
 func (d securityGroups) description(r lb.Resource) string {
+	text := "Fairway, cluster " + d.names.cluster.Name + ": "
 	for _, o := range r.Owners {
 		if o.Kind == lb.OwnedByService {
-			return "Fairway, cluster " + d.names.cluster.Name + ": clients of Service " + o.Service.String()
+			text += "clients of Service " + o.Service.String()
+			return text[:min(len(text), maxDescription)]
 		}
 	}
-	return "Fairway, cluster " + d.names.cluster.Name + ": what its load balancers send to nodes"
+	return text + "what its load balancers send to nodes"
 }
 
 func toEC2Tags(tags map[string]string) []ec2types.Tag {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -41,7 +42,9 @@ type factCache struct {
 
 	// turn holds a token for whoever may use the fields below. A channel, unlike
 	// a mutex, lets those who wait give up with their context.
-	turn      chan struct{}
+	turn chan struct{}
+	// stale asks for everything to be read again.
+	stale     atomic.Bool
 	vpc       string
 	network   facts // without nodeGroups
 	read      time.Time
@@ -75,6 +78,7 @@ func (f *factCache) get(ctx context.Context, instances []string) (facts, []lb.No
 		return facts{}, nil, &lb.Error{Kind: lb.Unavailable, Op: "read facts", Err: ctx.Err()}
 	}
 	defer func() { f.turn <- struct{}{} }()
+	f.expire()
 	if f.cfg.NodeSecurityGroup == "" || f.cfg.VPC == "" && f.vpc == "" {
 		if err := f.learnInstances(ctx, instances); err != nil {
 			return facts{}, nil, err
@@ -109,10 +113,15 @@ func (f *factCache) known(ctx context.Context) ([]string, error) {
 	return slices.Sorted(maps.Keys(groups)), nil
 }
 
-// forget makes the next get read everything again.
-func (f *factCache) forget() {
-	<-f.turn
-	defer func() { f.turn <- struct{}{} }()
+// forget makes the next get read everything again. It does not wait for one that
+// is under way.
+func (f *factCache) forget() { f.stale.Store(true) }
+
+// expire does what forget asked for.
+func (f *factCache) expire() {
+	if !f.stale.Swap(false) {
+		return
+	}
 	f.read = time.Time{}
 	for id, i := range f.instances {
 		i.read = time.Time{}

@@ -151,7 +151,7 @@ func simulate(t *testing.T, test func(*bench), edits ...func(*fakeaws.World)) {
 		defer account.Close()
 		pipe := newPipeListener()
 		server := &http.Server{Handler: account, ReadHeaderTimeout: time.Minute}
-		go server.Serve(pipe)
+		go func() { _ = server.Serve(pipe) }() // returns when closed
 		defer server.Close()
 		transport := &http.Transport{DialContext: pipe.dial}
 		defer transport.CloseIdleConnections()

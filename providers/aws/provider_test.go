@@ -34,8 +34,8 @@ func TestCreateAndDelete(t *testing.T) {
 	})
 }
 
-// real is how long AWS takes for things.
-func real(w *fakeaws.World) {
+// realTiming is how long AWS takes for things.
+func realTiming(w *fakeaws.World) {
 	w.Timing = fakeaws.Timing{
 		Latency: fake.Duration(50 * time.Millisecond), Provisioning: fake.Duration(2 * time.Minute), Registration: fake.Duration(30 * time.Second),
 		InterfaceLinger: fake.Duration(90 * time.Second), ReleaseLag: fake.Duration(5 * time.Second), VisibilityLag: fake.Duration(3 * time.Second),
@@ -51,7 +51,16 @@ func TestPatienceWithARealCloud(t *testing.T) {
 		}
 		b.settled(s)
 		b.remove(s)
-	}, real)
+	}, realTiming)
+}
+
+// TestDeleteRightAfterCreation: what AWS does not list yet is not forgotten.
+func TestDeleteRightAfterCreation(t *testing.T) {
+	simulate(t, func(b *bench) {
+		s := service()
+		b.settle(func() (plan.Result, error) { return b.engine.Reconcile(b.Context(), s) })
+		b.remove(s)
+	}, realTiming)
 }
 
 // TestCallBudget holds what a Service may cost. The cluster's first Service
@@ -233,7 +242,7 @@ func TestDrift(t *testing.T) {
 			}
 			return err
 		}},
-		{"node rules removed", func(b *bench, seen map[lb.Kind]lb.Resource) error {
+		{"node rules removed", func(b *bench, _ map[lb.Kind]lb.Resource) error {
 			out, err := b.provider.ec2.DescribeSecurityGroups(b.Context(), &ec2.DescribeSecurityGroupsInput{GroupIds: []string{testNodes}})
 			if err != nil {
 				return err
@@ -469,7 +478,7 @@ func TestManyServicesAtOnce(t *testing.T) {
 			b.settle(func() (plan.Result, error) { return b.engine.Delete(b.Context(), ref) })
 		}
 		b.expectLeft()
-	}, real)
+	}, realTiming)
 }
 
 func (b *bench) throttled() int {
