@@ -5,16 +5,15 @@
 package cloudprovider
 
 import (
+	"cmp"
 	"context"
-	"fmt"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	cloudprovider "k8s.io/cloud-provider"
-	"k8s.io/cloud-provider/api"
 
 	"github.com/fairway-lb/fairway/providers/lb"
 	"github.com/fairway-lb/fairway/providers/plan"
@@ -42,9 +41,10 @@ type Config struct {
 type Cloud struct {
 	config Config
 
-	mu     sync.Mutex // guards what follows
-	client kubernetes.Interface
-	engine *plan.Engine
+	client kubernetes.Interface // set by Initialize, before anything is asked
+	turns  turns                // one call per Service at a time
+	opened turns                // one opening at a time
+	engine atomic.Pointer[plan.Engine]
 }
 
 // New returns a cloud that is not open yet; it opens at the first use after
@@ -59,18 +59,23 @@ var (
 
 // Initialize implements cloudprovider.Interface.
 func (c *Cloud) Initialize(clients cloudprovider.ControllerClientBuilder, _ <-chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.client = clients.ClientOrDie("cloud-provider")
 }
 
 // open returns the one engine of this process; the first call that succeeds
-// makes it. It needs the cluster's identity, and for that the API server.
+// makes it. It needs the cluster's identity, and for that the API server. Its
+// errors ask to be tried again: what is wrong lies outside any Service.
 func (c *Cloud) open(ctx context.Context) (*plan.Engine, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.engine != nil {
-		return c.engine, nil
+	if engine := c.engine.Load(); engine != nil {
+		return engine, nil
+	}
+	done, err := c.opened.take(ctx, lb.ServiceRef{})
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	if engine := c.engine.Load(); engine != nil {
+		return engine, nil
 	}
 	if c.client == nil {
 		return nil, &lb.Error{Kind: lb.Unavailable, Op: "open the cloud", Message: "it is not initialised"}
@@ -82,22 +87,26 @@ func (c *Cloud) open(ctx context.Context) (*plan.Engine, error) {
 	}
 	provider, err := c.config.Open(ctx, lb.Cluster{Name: c.config.ClusterName, UID: string(system.UID)})
 	if err != nil {
-		return nil, fmt.Errorf("open the cloud: %w", err)
+		const again = 30 * time.Second
+		return nil, &lb.Error{Kind: lb.KindOf(err), Op: "open the cloud", Err: err, RetryAfter: cmp.Or(lb.RetryAfterOf(err), again)}
 	}
-	c.engine = plan.NewEngine(provider, plan.Options{OnPlan: c.config.OnPlan})
-	return c.engine, nil
+	engine := plan.NewEngine(provider, plan.Options{OnPlan: c.config.OnPlan})
+	c.engine.Store(engine)
+	return engine, nil
 }
 
 // Reconcile is plan.Engine's, on an engine that is opened when first needed.
+// Calls for one Service wait for each other.
 func (c *Cloud) Reconcile(ctx context.Context, s lb.Service) (plan.Result, error) {
-	engine, err := c.open(ctx)
+	engine, done, err := c.turn(ctx, s.ServiceRef)
 	if err != nil {
 		return plan.Result{}, err
 	}
+	defer done()
 	return engine.Reconcile(ctx, s)
 }
 
-// Preview is plan.Engine's.
+// Preview is plan.Engine's; see Reconcile.
 func (c *Cloud) Preview(ctx context.Context, s lb.Service) (plan.Result, error) {
 	engine, err := c.open(ctx)
 	if err != nil {
@@ -106,13 +115,24 @@ func (c *Cloud) Preview(ctx context.Context, s lb.Service) (plan.Result, error) 
 	return engine.Preview(ctx, s)
 }
 
-// Delete is plan.Engine's.
+// Delete is plan.Engine's; see Reconcile.
 func (c *Cloud) Delete(ctx context.Context, s lb.ServiceRef) (plan.Result, error) {
-	engine, err := c.open(ctx)
+	engine, done, err := c.turn(ctx, s)
 	if err != nil {
 		return plan.Result{}, err
 	}
+	defer done()
 	return engine.Delete(ctx, s)
+}
+
+// turn waits until no other call for the Service is under way.
+func (c *Cloud) turn(ctx context.Context, s lb.ServiceRef) (*plan.Engine, func(), error) {
+	engine, err := c.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	done, err := c.turns.take(ctx, s)
+	return engine, done, err
 }
 
 // LoadBalancer implements cloudprovider.Interface.
@@ -139,67 +159,3 @@ func (c *Cloud) ProviderName() string { return c.config.Provider }
 // HasClusterID implements cloudprovider.Interface: the name is required and the
 // UID always there.
 func (c *Cloud) HasClusterID() bool { return true }
-
-// balancers implements the framework's LoadBalancer.
-type balancers struct{ *Cloud }
-
-// GetLoadBalancer reports that the load balancer exists as long as anything of
-// it does: the stock controller drops its finalizer as soon as it does not.
-func (b balancers) GetLoadBalancer(ctx context.Context, _ string, s *v1.Service) (*v1.LoadBalancerStatus, bool, error) {
-	engine, err := b.open(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	status, exists, err := engine.Exists(ctx, refOf(s))
-	if err != nil {
-		return nil, false, retry(err)
-	}
-	return b.status(status, s), exists, nil
-}
-
-// GetLoadBalancerName returns the name the framework logs.
-func (b balancers) GetLoadBalancerName(_ context.Context, _ string, s *v1.Service) string {
-	return refOf(s).String()
-}
-
-// EnsureLoadBalancer implements the framework's contract.
-func (b balancers) EnsureLoadBalancer(ctx context.Context, _ string, s *v1.Service, nodes []*v1.Node) (*v1.LoadBalancerStatus, error) {
-	spec, err := b.config.Service(s, nodes)
-	if err != nil {
-		return nil, err
-	}
-	result, err := b.Reconcile(ctx, spec)
-	if err != nil {
-		return nil, retry(err)
-	}
-	return b.status(result.Status, s), nil
-}
-
-// UpdateLoadBalancer is the same path: only the targets differ.
-func (b balancers) UpdateLoadBalancer(ctx context.Context, cluster string, s *v1.Service, nodes []*v1.Node) error {
-	_, err := b.EnsureLoadBalancer(ctx, cluster, s, nodes)
-	return err
-}
-
-// EnsureLoadBalancerDeleted returns nil only when nothing is left.
-func (b balancers) EnsureLoadBalancerDeleted(ctx context.Context, _ string, s *v1.Service) error {
-	_, err := b.Delete(ctx, refOf(s))
-	return retry(err)
-}
-
-// retry hands the hint when to try again on in the framework's form.
-func retry(err error) error {
-	if after := lb.RetryAfterOf(err); after > 0 {
-		return api.NewRetryError(err.Error(), max(after, time.Second))
-	}
-	return err
-}
-
-func (b balancers) status(status lb.Status, s *v1.Service) *v1.LoadBalancerStatus {
-	result := b.config.Status(status, s.Spec.Ports)
-	return &result
-}
-
-func refOf(s *v1.Service) lb.ServiceRef {
-	return lb.ServiceRef{Namespace: s.Namespace, Name: s.Name, UID: string(s.UID)}
-}
