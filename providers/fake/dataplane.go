@@ -18,6 +18,10 @@ type Dataplane struct {
 	// Interfaces of the running instances, what their filters protect, sorted by
 	// Device.
 	Interfaces []Interface
+	// Network is the private network with what lies behind its interfaces: the
+	// only place from which load balancers' private addresses can be reached,
+	// for the internet has no route to them. Empty: they can be from anywhere.
+	Network []netip.Prefix
 }
 
 // LoadBalancer is one load balancer with its addresses, listeners and filter.

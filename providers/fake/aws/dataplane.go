@@ -38,7 +38,7 @@ func (a *Account) Dataplane() fake.Dataplane {
 }
 
 func (a *Account) dataplane() fake.Dataplane {
-	var d fake.Dataplane
+	d := fake.Dataplane{Network: []netip.Prefix{a.vpc.cidr}}
 	for _, lb := range sorted(a.loadBalancers) {
 		if lb.active() {
 			d.LoadBalancers = append(d.LoadBalancers, a.carriedLoadBalancer(lb))
@@ -49,6 +49,7 @@ func (a *Account) dataplane() fake.Dataplane {
 			continue
 		}
 		addresses := append([]netip.Prefix{netip.PrefixFrom(i.private, i.private.BitLen())}, i.prefixes...)
+		d.Network = append(d.Network, i.prefixes...)
 		d.Interfaces = append(d.Interfaces, fake.Interface{
 			Device: i.device, Addresses: addresses, Filtered: true, Ingress: a.ingress(i.groups), Groups: i.groups,
 		})

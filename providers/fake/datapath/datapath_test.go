@@ -315,6 +315,31 @@ func TestSecurityGroups(t *testing.T) {
 	}
 }
 
+// The internet has no route to private addresses.
+func TestPrivateAddresses(t *testing.T) {
+	var private string
+	c := newCloud(t, func(dp *fake.Dataplane) {
+		dp.Network = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}
+		private = netip.AddrPortFrom(dp.LoadBalancers[0].Nodes[0].Private, 80).String()
+	})
+	c.healthy(t)
+	for _, filtered := range []bool{false, true} {
+		c.change(t, func(dp *fake.Dataplane) {
+			dp.LoadBalancers[0].Filtered = filtered
+			dp.LoadBalancers[0].Ingress = []fake.Rule{{Protocol: "all", Sources: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}}}
+		})
+		if a, err := c.client.once("tcp", private, silence); !timedOut(err) {
+			t.Errorf("filtered %v: the client outside was answered at a private address: %v, %v", filtered, a, err)
+		}
+		if _, err := c.client.once("tcp", publicA, patience); err != nil {
+			t.Errorf("filtered %v: at the public address: %v", filtered, err)
+		}
+		if _, err := c.nodes[1].once("tcp", private, patience); err != nil {
+			t.Errorf("filtered %v: from within the network: %v", filtered, err)
+		}
+	}
+}
+
 func TestHealthCheckKinds(t *testing.T) {
 	c := newCloud(t, nil)
 	for _, k := range []struct {

@@ -37,6 +37,24 @@ func merge(prefixes []netip.Prefix) []addrRange {
 	return merged
 }
 
+// common returns the addresses that are in both lists, each sorted and without
+// overlaps, as a list of the same kind.
+func common(a, b []addrRange) []addrRange {
+	var both []addrRange
+	for len(a) > 0 && len(b) > 0 {
+		first, last := max(a[0].first, b[0].first), min(a[0].last, b[0].last)
+		if first <= last {
+			both = append(both, addrRange{first, last})
+		}
+		if a[0].last < b[0].last {
+			a = a[1:]
+		} else {
+			b = b[1:]
+		}
+	}
+	return both
+}
+
 // number is the value of an IPv4 address.
 func number(a netip.Addr) uint32 {
 	b := a.As4()

@@ -118,14 +118,9 @@ func compile(d fake.Dataplane, m marks) (ruleset, error) {
 	}
 	// Who is in which group is known only now.
 	for _, lb := range d.LoadBalancers {
-		if !lb.Filtered {
-			continue
-		}
-		admit, err := groups.admissions(lb.Ingress)
-		if err != nil {
+		if err := r.addGuards(lb, groups, merge(d.Network)); err != nil {
 			return ruleset{}, fmt.Errorf("load balancer %s: %w", lb.ID, err)
 		}
-		r.guards = append(r.guards, guard{addrs: addressesOf(lb), admit: admit})
 	}
 	for _, i := range d.Interfaces {
 		if !i.Filtered {
@@ -172,6 +167,49 @@ func (r *ruleset) addLoadBalancer(lb fake.LoadBalancer, m marks, groups members)
 		r.addProbes(lb, l)
 	}
 	return nil
+}
+
+// addGuards lets in who the load balancer's groups admit, at its private
+// addresses only from within the network, unless that is not known.
+func (r *ruleset) addGuards(lb fake.LoadBalancer, groups members, network []addrRange) error {
+	admit := []admission{{anyone: true}}
+	if lb.Filtered {
+		var err error
+		if admit, err = groups.admissions(lb.Ingress); err != nil {
+			return err
+		}
+	}
+	var public, private []netip.Addr
+	for _, n := range lb.Nodes {
+		private = append(private, n.Private)
+		if n.Public.IsValid() {
+			public = append(public, n.Public)
+		}
+	}
+	if lb.Filtered && len(public) > 0 {
+		r.guards = append(r.guards, guard{addrs: public, admit: admit})
+	}
+	switch {
+	case len(network) > 0:
+		r.guards = append(r.guards, guard{addrs: private, admit: within(admit, network)})
+	case lb.Filtered:
+		r.guards = append(r.guards, guard{addrs: private, admit: admit})
+	}
+	return nil
+}
+
+// within returns the admissions for those only who are also within ranges.
+func within(admit []admission, ranges []addrRange) []admission {
+	narrowed := make([]admission, 0, len(admit))
+	for _, a := range admit {
+		if a.anyone {
+			a.anyone, a.from = false, ranges
+		} else {
+			a.from = common(a.from, ranges)
+		}
+		narrowed = append(narrowed, a)
+	}
+	return narrowed
 }
 
 func (r *ruleset) addFrontends(lb fake.LoadBalancer, n fake.LoadBalancerNode, l fake.Listener, mark uint32) error {

@@ -88,6 +88,22 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+func TestCommon(t *testing.T) {
+	for _, c := range []struct{ a, b, want []addrRange }{
+		{nil, []addrRange{everyone}, nil},
+		{[]addrRange{everyone}, []addrRange{{5, 9}, {20, 30}}, []addrRange{{5, 9}, {20, 30}}},
+		{[]addrRange{{0, 6}, {8, 25}, {40, 50}}, []addrRange{{5, 9}, {20, 30}}, []addrRange{{5, 6}, {8, 9}, {20, 25}}},
+		{[]addrRange{{1, 2}}, []addrRange{{3, 4}}, nil},
+	} {
+		if got := common(c.a, c.b); !slices.Equal(got, c.want) {
+			t.Errorf("common(%v, %v) = %v, want %v", c.a, c.b, got, c.want)
+		}
+		if got := common(c.b, c.a); !slices.Equal(got, c.want) {
+			t.Errorf("common(%v, %v) = %v, want %v", c.b, c.a, got, c.want)
+		}
+	}
+}
+
 func TestCompileRefuses(t *testing.T) {
 	node := []fake.LoadBalancerNode{{Zone: "a", Private: netip.MustParseAddr("10.0.0.100")}}
 	for _, c := range []struct {
