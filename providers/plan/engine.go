@@ -78,13 +78,6 @@ func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
 	return result, errors.Join(err, held)
 }
 
-// Validate reports whether s can have a load balancer at all: the error is that
-// of Desired. It reads no more than Desired does, and changes nothing.
-func (e *Engine) Validate(ctx context.Context, s lb.Service) ([]lb.Notice, error) {
-	desired, err := e.provider.Desired(ctx, s)
-	return desired.Notices, err
-}
-
 // Preview returns what Reconcile would do, and does nothing. A Pending error
 // says what would be held.
 func (e *Engine) Preview(ctx context.Context, s lb.Service) (Result, error) {
