@@ -7,6 +7,8 @@ import (
 	"maps"
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/spf13/cobra"
 	v1 "k8s.io/api/core/v1"
@@ -34,12 +36,26 @@ type manager struct {
 	ctx     context.Context // ends when the program shall
 	options loadbalancer.Options
 	running sync.WaitGroup
+	held    atomic.Pointer[lease] // nil while we do not lead
 }
 
 func newManager(ctx context.Context) *manager { return &manager{ctx: ctx} }
 
-// wait returns when the controller has finished what was under way.
-func (m *manager) wait() { m.running.Wait() }
+// wait returns when the controller has finished what was under way and a
+// standby may lead.
+func (m *manager) wait() {
+	m.running.Wait()
+	held := m.held.Load()
+	if held == nil {
+		return
+	}
+	const limit = 5 * time.Second
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	if err := held.release(ctx); err != nil {
+		klog.ErrorS(err, "The lease was not given back; a standby waits until it runs out")
+	}
+}
 
 // command returns the framework's command with our controller and flags.
 func (m *manager) command(stop <-chan struct{}) *cobra.Command {
@@ -75,6 +91,7 @@ func (m *manager) flags() cliflag.NamedFlagSets {
 	f.StringVar(&m.options.Class, "load-balancer-class", "",
 		"Serve only Services of this loadBalancerClass, beside another cloud controller. Default: those without a class, as the cluster's only one.")
 	f.DurationVar(&m.options.SyncTimeout, "service-sync-deadline", 0, "Longest time one run for one Service may take. 0 means 2m.")
+	f.DurationVar(&m.options.Grace, "shutdown-grace-period", 0, "How long work that has begun may go on after SIGTERM. 0 means 20s; keep it below the Pod's terminationGracePeriodSeconds.")
 	f.BoolVar(&m.options.DryRun, "dry-run", false, "Log the plan for each Service and change nothing, neither in the cloud nor in Kubernetes.")
 	return sets
 }
@@ -155,6 +172,13 @@ func (m *manager) construct(_ app.ControllerInitContext, config *cloudconfig.Com
 		ours, err := loadbalancer.New(o)
 		if err != nil {
 			return nil, false, err
+		}
+		if election := config.ComponentConfig.Generic.LeaderElection; election.LeaderElect {
+			held, err := heldLease(ctx, config.Client.CoordinationV1().Leases(election.ResourceNamespace), election.ResourceName)
+			if err != nil {
+				klog.ErrorS(err, "The lease will run out instead of being given back at the end")
+			}
+			m.held.Store(held)
 		}
 		// Leading and the program itself: the work ends with whichever ends first.
 		ctx, cancel := context.WithCancel(ctx)
