@@ -125,16 +125,17 @@ func (a *Agent) Run(ctx context.Context) error {
 func (a *Agent) desired(ctx context.Context, object *corev1.Pod) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	p, known := a.pods[object.UID]
-	if !known {
-		if isTerminal(object) || ctx.Err() != nil {
-			return
-		}
-		p = newPod(a, object)
-		a.pods[object.UID] = p
-		a.running.Go(func() { a.run(ctx, p) })
+	if p, known := a.pods[object.UID]; known {
+		p.updates.put(object)
+		return
 	}
-	p.updates.put(object)
+	if isTerminal(object) || ctx.Err() != nil {
+		return
+	}
+	p := newPod(a, object)
+	p.updates.put(object) // before anybody looks for it
+	a.pods[object.UID] = p
+	a.running.Go(func() { a.run(ctx, p) })
 }
 
 // gone tells the goroutine that runs a Pod that its object does not exist any
