@@ -1,0 +1,88 @@
+package providertest
+
+import (
+	"slices"
+
+	"github.com/fairway-lb/fairway/providers/lb"
+)
+
+func (s *suite) strangers(t T) {
+	for _, stranger := range s.Strangers {
+		s.part(t, stranger.Name, Conditions{}, func(c *controller) {
+			service, second := s.Service(0), s.Service(1)
+			plant := func() []string {
+				before := c.account.Raw()
+				if err := stranger.Plant(c.account, service); err != nil {
+					c.Fatalf("cannot plant it: %v", err)
+				}
+				planted := without(c.account.Raw(), before)
+				if len(planted) == 0 {
+					c.Fatalf("nothing was planted")
+				}
+				return planted
+			}
+			var planted []string
+			if stranger.InPlace {
+				c.settle(reconcile(service))
+				planted = plant()
+			} else {
+				planted = plant()
+			}
+			whole := func(when string) {
+				if gone := without(planted, c.account.Raw()); len(gone) > 0 {
+					c.Errorf("%s, what is not ours was changed:\n%s", when, difference(gone, nil))
+				}
+			}
+			if stranger.Blocks {
+				if _, err := c.attempt(reconcile(service)); lb.KindOf(err) != lb.Conflict {
+					c.Errorf("its place is taken, but the error is %v, want a Conflict", err)
+				}
+			} else {
+				c.settle(reconcile(service))
+				c.expectRest(service)
+			}
+			whole("after the creation")
+			if !stranger.Blocks {
+				c.settle(reconcile(second))
+				c.settle(reconcile(s.updated()))
+				whole("after an update")
+				c.settle(remove(second))
+			}
+			c.restart()
+			c.settle(remove(service))
+			whole("after the deletion")
+		})
+	}
+}
+
+// without returns the lines of a that are not in b.
+func without(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(line string) bool { return slices.Contains(b, line) })
+}
+
+// otherCluster plays a cluster that was made again under its old name: what is
+// left of the old one is not its own.
+func (s *suite) otherCluster(t T) {
+	want, nothing := s.wantBase(t), s.wantNothing(t)
+	s.on(t, Conditions{}, func(c *controller) {
+		service := s.Service(0)
+		c.settle(reconcile(service))
+		old := c.account.Raw()
+		next := newController(c.T, c.account, lb.Cluster{Name: ourCluster.Name, UID: "cluster-uid-2"})
+		defer next.stop()
+		whole := func(when string) {
+			if gone := without(old, c.account.Raw()); len(gone) > 0 {
+				c.Errorf("%s, what is the old cluster's was changed:\n%s", when, difference(gone, nil))
+			}
+		}
+		next.settle(reconcile(service))
+		next.expectRest(service)
+		whole("after the creation")
+		next.settle(remove(service))
+		whole("after the deletion")
+		c.expect("after the new cluster's deletion", want)
+		c.expectRest(service)
+		c.settle(remove(service))
+		c.expect("after both deletions", nothing)
+	})
+}
