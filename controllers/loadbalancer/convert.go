@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -140,11 +141,14 @@ func portStatus(ports []v1.ServicePort) []v1.PortStatus {
 	return statuses
 }
 
-// fingerprint identifies all that s says, targets included.
-func fingerprint(s lb.Service) string {
+// fingerprint identifies all that s says, with the generation of the snapshot
+// its targets are from in the place of the targets themselves: 300 nodes with
+// their labels are too much to read for each of 1000 Services.
+func fingerprint(s lb.Service, targets uint64) string {
+	s.Targets = nil
 	// JSON has one form for a value: maps in the order of their keys. None of
 	// these types can fail to be written.
 	text, _ := json.Marshal(s)
-	sum := sha256.Sum256(text)
+	sum := sha256.Sum256(strconv.AppendUint(text, targets, 10))
 	return string(sum[:])
 }

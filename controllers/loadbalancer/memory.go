@@ -26,6 +26,8 @@ type memory struct {
 	forever   bool      // or only with other inputs
 	failures  int       // in a row
 
+	unwritten int // writes to the Service that failed, in a row
+
 	outcome []edit  // what the last attempt left to be seen on the Service
 	trouble verdict // what was last reported as wrong, zero when all is well
 

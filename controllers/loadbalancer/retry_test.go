@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,6 +12,9 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	clienttesting "k8s.io/client-go/testing"
 
 	"github.com/fairway-lb/fairway/providers/lb"
 )
@@ -250,4 +254,38 @@ func TestQueueOrder(t *testing.T) {
 	if want := []string{"user-1", "sweep-2", "node-1", "sweep-1"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+}
+
+func TestFailedWritesAreRetriedWithGrowingPauses(t *testing.T) {
+	in(t, func(w *world) {
+		writes := 0
+		w.client.PrependReactor("patch", "services", func(clienttesting.Action) (bool, runtime.Object, error) {
+			writes++
+			return writes <= 6, nil, apierrors.NewInternalError(errors.New("etcd is away"))
+		})
+		w.create(service("web"))
+		w.pass(10 * time.Second)
+		w.expect("writes after 10 s", writes, 4)
+		w.expect("nothing is made without a finalizer", w.cloud.empty(), true)
+		w.pass(2 * time.Minute)
+		w.expect("condition", w.condition("web"), "True Ready")
+	})
+}
+
+func TestAfterARestartTheEndOfWaitingIsStillTold(t *testing.T) {
+	in(t, func(w *world) {
+		var ready atomic.Bool
+		refuseBalancers(w, func(int) error {
+			if ready.Load() {
+				return nil
+			}
+			return &lb.Error{Kind: lb.Pending, Op: "create", Message: "provisioning"}
+		})
+		w.create(service("web"))
+		w.stop()
+		w.events.since()
+		ready.Store(true)
+		w.start()
+		w.expect("events", w.events.reasons(), []string{"web EnsuredLoadBalancer"})
+	})
 }

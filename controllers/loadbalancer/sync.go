@@ -87,28 +87,26 @@ func (c *Controller) serve(ctx context.Context, key string, svc *v1.Service, m *
 // ensure gives the Service its load balancer.
 func (c *Controller) ensure(ctx context.Context, svc *v1.Service, m *memory) (time.Duration, string) {
 	m.pauseSeen = false
-	targets := c.tracker.Snapshot().Targets
-	s, err := ServiceFrom(svc, targets)
+	targets := c.tracker.Snapshot()
+	s, err := ServiceFrom(svc, targets.Targets)
 	if err != nil {
 		m.inputs = "" // whatever comes next is another attempt
 		return c.failed(ctx, svc, m, plan.Result{}, err)
 	}
-	if needed, wait := m.attempt(fingerprint(s)); !needed {
-		if err := c.show(ctx, svc, m, m.outcome...); err != nil {
-			return firstRetry, resultFailed
+	if needed, wait := m.attempt(fingerprint(s, targets.Generation)); !needed {
+		if again := c.show(ctx, svc, m, m.outcome...); again > 0 {
+			return again, resultFailed
 		}
 		return wait, resultUnchanged
 	}
 	if c.DryRun {
 		return c.rehearse(ctx, s, m)
 	}
-	if err := c.show(ctx, svc, m, withFinalizer(c.finalizer())); err != nil {
+	if again := c.show(ctx, svc, m, withFinalizer(c.finalizer())); again > 0 {
 		m.inputs = ""
-		return firstRetry, resultFailed
+		return again, resultFailed
 	}
-	if m.patched != nil {
-		svc = m.newest(svc)
-	}
+	svc = m.newest(svc)
 	m.ref = s.ServiceRef
 	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
 	defer cancel()
@@ -141,18 +139,10 @@ func (c *Controller) rehearse(ctx context.Context, s lb.Service, m *memory) (tim
 func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, s lb.Service, result plan.Result) (time.Duration, string) {
 	status := StatusFrom(result.Status, svc.Spec.Ports)
 	if len(status.Ingress) == 0 {
-		return c.failed(ctx, svc, m, result, &lb.Error{Kind: lb.Pending, Op: "read the load balancer's address", Message: "the cloud has not assigned one yet"})
+		return c.failed(ctx, svc, m, result, &lb.Error{Kind: lb.Pending, Op: "read the load balancer's address", Message: "the cloud has not assigned one yet", RetryAfter: firstRetry})
 	}
 	m.succeed()
 	where := addresses(status)
-	if !result.Plan.Empty() || m.announced {
-		reason := eventEnsured
-		if isReady(svc) && !m.announced {
-			reason = eventUpdated
-		}
-		c.eventf(svc, v1.EventTypeNormal, reason, "Load balancer is ready at %s (%s)", where, done(result.Plan))
-	}
-	m.announced = false
 	now := condition(svc, metav1.ConditionTrue, reasonReady, "The load balancer is configured at "+where+".")
 	if !anyActive(s.Targets) {
 		now = condition(svc, metav1.ConditionFalse, reasonNoTargets, "No node can receive traffic: none is initialised, not excluded and not about to go. Add nodes or look at their taints and labels.")
@@ -160,17 +150,28 @@ func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, 
 			c.eventf(svc, v1.EventTypeWarning, eventNoTargets, "%s", now.Message)
 		}
 	}
+	becameReady := now.Status == metav1.ConditionTrue && !isReady(svc)
+	if !result.Plan.Empty() || m.announced || becameReady {
+		reason := eventEnsured
+		if isReady(svc) && !m.announced {
+			reason = eventUpdated
+		}
+		c.eventf(svc, v1.EventTypeNormal, reason, "Load balancer is ready at %s (%s)", where, done(result.Plan))
+	}
+	m.announced = false
 	m.outcome = []edit{withFinalizer(c.finalizer()), withIngress(status.Ingress), withCondition(now)}
-	if err := c.show(ctx, svc, m, m.outcome...); err != nil {
-		return firstRetry, resultFailed
+	if again := c.show(ctx, svc, m, m.outcome...); again > 0 {
+		return again, resultFailed
 	}
 	return 0, resultDone
 }
 
 // failed shows what is wrong. Addresses that clients use already stay.
 func (c *Controller) failed(ctx context.Context, svc *v1.Service, m *memory, result plan.Result, err error) (time.Duration, string) {
-	ours := result.Plan.Empty()
-	v := judge(err, ours, m.failures)
+	if ctx.Err() != nil { // we were told to stop; the next start goes on from here
+		return 0, resultFailed
+	}
+	v := judge(err, result.Plan.Empty(), m.failures)
 	report, news := m.fail(v)
 	klog.FromContext(ctx).Info("Load balancer is not ready", "kind", v.kind, "err", err, "retryAfter", v.after)
 	if v.kind == lb.Pending && !result.Plan.Empty() && !m.announced {
@@ -185,8 +186,8 @@ func (c *Controller) failed(ctx context.Context, svc *v1.Service, m *memory, res
 		m.outcome = append(m.outcome, withIngress(status.Ingress))
 	}
 	if !c.DryRun {
-		if err := c.show(ctx, svc, m, m.outcome...); err != nil {
-			return firstRetry, resultFailed
+		if again := c.show(ctx, svc, m, m.outcome...); again > 0 {
+			return again, resultFailed
 		}
 	}
 	return max(v.after, 0), resultFailed
@@ -217,11 +218,10 @@ func (c *Controller) remove(ctx context.Context, svc *v1.Service, m *memory) (ti
 	if _, err := c.Engine.Delete(bounded, m.ref); err != nil {
 		return c.removeFailed(ctx, svc, m, err)
 	}
-	c.eventf(svc, v1.EventTypeNormal, eventDeleted, "Load balancer is deleted; nothing of it is left in the cloud")
-	err := c.show(ctx, svc, m, withoutFinalizer(c.finalizer()), withIngress(nil), withoutCondition)
-	if err != nil && !apierrors.IsNotFound(err) {
-		return firstRetry, resultFailed
+	if again := c.show(ctx, svc, m, withoutFinalizer(c.finalizer()), withIngress(nil), withoutCondition); again > 0 {
+		return again, resultFailed
 	}
+	c.eventf(svc, v1.EventTypeNormal, eventDeleted, "Load balancer is deleted; nothing of it is left in the cloud")
 	// The informer may go on showing the Service as it was for a moment, so
 	// what we wrote is remembered until its event comes.
 	*m = memory{patched: m.patched, noted: map[lb.Notice]bool{}}
@@ -229,14 +229,17 @@ func (c *Controller) remove(ctx context.Context, svc *v1.Service, m *memory) (ti
 }
 
 func (c *Controller) removeFailed(ctx context.Context, svc *v1.Service, m *memory, err error) (time.Duration, string) {
+	if ctx.Err() != nil {
+		return 0, resultFailed
+	}
 	v := judge(err, false, m.failures)
 	report, news := m.fail(v)
 	klog.FromContext(ctx).Info("Load balancer is not deleted yet", "kind", v.kind, "err", err, "retryAfter", v.after)
 	if news && !report.describes(readyCondition(svc)) {
 		c.eventf(svc, v1.EventTypeWarning, eventDeleteFailed, "%s", report.message)
 	}
-	if err := c.show(ctx, svc, m, withCondition(condition(svc, metav1.ConditionFalse, string(report.kind), report.message))); err != nil {
-		return firstRetry, resultFailed
+	if again := c.show(ctx, svc, m, withCondition(condition(svc, metav1.ConditionFalse, string(report.kind), report.message))); again > 0 {
+		return again, resultFailed
 	}
 	return v.after, resultFailed
 }
@@ -275,8 +278,8 @@ func (c *Controller) yield(ctx context.Context, svc *v1.Service, m *memory) (tim
 	if readyCondition(svc) == nil {
 		c.eventf(svc, v1.EventTypeWarning, eventServedElsewhere, "%s", message)
 	}
-	if err := c.show(ctx, svc, m, withCondition(condition(svc, metav1.ConditionFalse, reasonServedElsewhere, message))); err != nil {
-		return firstRetry, resultFailed
+	if again := c.show(ctx, svc, m, withCondition(condition(svc, metav1.ConditionFalse, reasonServedElsewhere, message))); again > 0 {
+		return again, resultFailed
 	}
 	return 0, resultSkipped
 }
@@ -308,15 +311,17 @@ func (c *Controller) note(svc *v1.Service, m *memory, notices []lb.Notice) {
 	m.noted = now
 }
 
-// show makes the edits visible on the Service.
-func (c *Controller) show(ctx context.Context, svc *v1.Service, m *memory, edits ...edit) error {
+// show makes the edits visible on the Service. It returns when to try again
+// after a failure, 0 after success. A Service that is gone needs no showing.
+func (c *Controller) show(ctx context.Context, svc *v1.Service, m *memory, edits ...edit) (again time.Duration) {
 	patched, err := c.patch(ctx, svc, edits...)
-	if err != nil {
+	if err != nil && !apierrors.IsNotFound(err) {
 		klog.FromContext(ctx).Error(err, "Cannot write the Service's status")
-		return err
+		m.unwritten++
+		return backoff(m.unwritten - 1)
 	}
-	m.patched = patched
-	return nil
+	m.patched, m.unwritten = patched, 0
+	return 0
 }
 
 func addresses(status v1.LoadBalancerStatus) string {
