@@ -55,7 +55,10 @@ func (w *world) load(t *testing.T) *load {
 func (l *load) more(t *testing.T) {
 	t.Helper()
 	now := l.requests.Load()
-	until(t, "requests are made", func() bool { return l.requests.Load() >= now+2 })
+	until(t, "requests are made", func() bool { return l.requests.Load() >= now+2 || l.failure.Load() != nil })
+	if l.failure.Load() != nil {
+		l.stop()
+	}
 }
 
 // TestReplaceEndpointsUnderLoad replaces all endpoints again and again.

@@ -29,6 +29,7 @@ const (
 // by the message's sequence number, finds its Service.
 type batch struct {
 	family  byte
+	table   string
 	parts   [sections][]byte
 	open    [sections]openMessage
 	owners  []string // owner of the message with sequence number i+1
@@ -45,7 +46,7 @@ type openMessage struct {
 	isOpen bool
 }
 
-func newBatch(family byte) *batch { return &batch{family: family} }
+func newBatch(family byte, table string) *batch { return &batch{family: family, table: table} }
 
 // empty tells whether the transaction would change nothing.
 func (b *batch) empty() bool { return len(b.owners) == 0 }
@@ -100,7 +101,7 @@ func (b *batch) element(s section, typ uint16, owner, set string, key []byte, v 
 	o := &b.open[s]
 	if !o.isOpen || o.typ != typ || o.set != set || o.owner != owner || len(b.parts[s])-o.list > maxElements {
 		start := b.message(s, typ, unix.NLM_F_CREATE, owner)
-		p := attrString(unix.NFTA_SET_ELEM_LIST_TABLE, TableName).append(b.parts[s])
+		p := attrString(unix.NFTA_SET_ELEM_LIST_TABLE, b.table).append(b.parts[s])
 		p = attrString(unix.NFTA_SET_ELEM_LIST_SET, set).append(p)
 		*o = openMessage{typ: typ, set: set, owner: owner, start: start, list: len(p), isOpen: true}
 		b.parts[s] = append(p, 0, 0, 0, 0)

@@ -97,16 +97,15 @@ func (c class) spec(r rules) chainSpec {
 // first has the given number.
 func (r rules) pick(name string, n, first int) chainSpec {
 	s := chainSpec{name: fmt.Sprintf(name, n)}
-	if n > 1 {
-		// Small pools have no holes. The one more draw is for the moment in
-		// which a packet sees the old class and the new slots.
-		tries := draws
-		if n < 4 {
-			tries = 1
-		}
-		for range tries {
-			s.rules = append(s.rules, r.translate(n, first))
-		}
+	// Small pools have no holes. Their second draw is for the moment in which a
+	// packet sees the old class and the new slots, or misses a slot that is
+	// being replaced.
+	tries := draws
+	if n < 4 {
+		tries = 1
+	}
+	for range tries {
+		s.rules = append(s.rules, r.translate(n, first))
 	}
 	// Never fall through: the connection would be tracked untranslated, and
 	// later packets of it would never see these rules again.

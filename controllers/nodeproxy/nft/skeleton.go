@@ -13,6 +13,13 @@ import (
 // TableName names our table, in each family.
 const TableName = "fairway"
 
+// Names of tables that are there for moments only: a copy that carries traffic
+// while the table is replaced, and one that tries the kernel out.
+const (
+	bridgeName = TableName + "-bridge"
+	probeName  = TableName + "-probe"
+)
+
 // Maps and sets; their number never changes.
 const (
 	mapServices   = "services"    // address . protocol . port        → verdict
@@ -65,7 +72,7 @@ func (t *Table) createSkeleton(b *batch) error {
 		addrType, size = typeIPv6, layoutIPv6Field
 	}
 	b.put(sectionCreate, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "",
-		attrString(unix.NFTA_TABLE_NAME, TableName), attrU32(unix.NFTA_TABLE_FLAGS, t.flags))
+		attrString(unix.NFTA_TABLE_NAME, b.table), attrU32(unix.NFTA_TABLE_FLAGS, t.flags))
 
 	frontend := concat(addrType, typeProtocol, typePort)
 	newSet(b, set{id: 1, name: mapServices, flags: unix.NFT_SET_MAP, keyType: frontend, keySize: size + 8, dataType: typeVerdict})
@@ -85,6 +92,8 @@ func (t *Table) createSkeleton(b *batch) error {
 	return errFirst(
 		newRule(b, "", chainRefuse, t.rules.refuseTCP()),
 		newRule(b, "", chainRefuse, t.rules.refuse()),
+		newRule(b, "", chainFrontends, t.rules.dispatch()),
+		// Once more: a lookup may miss an element that is being replaced.
 		newRule(b, "", chainFrontends, t.rules.dispatch()),
 		newRule(b, "", chainFrontends, t.rules.join(t.rules.inSet(offDst, setClusterIPs, true), t.rules.goTo(chainRefuse))),
 	)
@@ -107,7 +116,7 @@ func (t *Table) createHooks(b *batch) error {
 		}},
 	} {
 		b.put(sectionFinish, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "",
-			attrString(unix.NFTA_CHAIN_TABLE, TableName),
+			attrString(unix.NFTA_CHAIN_TABLE, b.table),
 			attrString(unix.NFTA_CHAIN_NAME, c.name),
 			attrString(unix.NFTA_CHAIN_TYPE, "nat"),
 			attr{typ: unix.NFTA_CHAIN_HOOK, nested: []attr{
@@ -125,7 +134,7 @@ func (t *Table) createHooks(b *batch) error {
 
 // deleteTable writes the end of the table and all that is in it.
 func deleteTable(b *batch) {
-	b.put(sectionCreate, unix.NFT_MSG_DELTABLE, 0, "", attrString(unix.NFTA_TABLE_NAME, TableName))
+	b.put(sectionCreate, unix.NFT_MSG_DELTABLE, 0, "", attrString(unix.NFTA_TABLE_NAME, b.table))
 }
 
 type set struct {
@@ -139,7 +148,7 @@ type set struct {
 
 func newSet(b *batch, s set) {
 	attrs := []attr{
-		attrString(unix.NFTA_SET_TABLE, TableName),
+		attrString(unix.NFTA_SET_TABLE, b.table),
 		attrString(unix.NFTA_SET_NAME, s.name),
 		attrU32(unix.NFTA_SET_ID, s.id),
 		attrU32(unix.NFTA_SET_FLAGS, s.flags),
@@ -157,12 +166,12 @@ func newSet(b *batch, s set) {
 
 func newChain(b *batch, owner, name string) {
 	b.put(sectionCreate, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, owner,
-		attrString(unix.NFTA_CHAIN_TABLE, TableName), attrString(unix.NFTA_CHAIN_NAME, name))
+		attrString(unix.NFTA_CHAIN_TABLE, b.table), attrString(unix.NFTA_CHAIN_NAME, name))
 }
 
 func deleteChain(b *batch, name string) {
 	b.put(sectionFinish, unix.NFT_MSG_DELCHAIN, 0, "",
-		attrString(unix.NFTA_CHAIN_TABLE, TableName), attrString(unix.NFTA_CHAIN_NAME, name))
+		attrString(unix.NFTA_CHAIN_TABLE, b.table), attrString(unix.NFTA_CHAIN_NAME, name))
 }
 
 func newRule(b *batch, owner, chain string, rule []expr.Any) error {
@@ -179,7 +188,7 @@ func putRule(b *batch, s section, owner, chain string, rule []expr.Any) error {
 		list.nested = append(list.nested, attr{typ: unix.NFTA_LIST_ELEM | unix.NLA_F_NESTED, data: data})
 	}
 	b.put(s, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, owner,
-		attrString(unix.NFTA_RULE_TABLE, TableName), attrString(unix.NFTA_RULE_CHAIN, chain), list)
+		attrString(unix.NFTA_RULE_TABLE, b.table), attrString(unix.NFTA_RULE_CHAIN, chain), list)
 	return nil
 }
 

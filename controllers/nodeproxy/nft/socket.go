@@ -219,14 +219,14 @@ type table struct {
 	flags  uint32
 }
 
-// getTable returns ok false when there is no table of ours in that family.
-func (s *socket) getTable(family byte) (t table, ok bool, err error) {
-	d, err := s.get(unix.NFT_MSG_GETTABLE, family, attrString(unix.NFTA_TABLE_NAME, TableName))
+// getTable returns ok false when there is no table of that name in the family.
+func (s *socket) getTable(family byte, name string) (t table, ok bool, err error) {
+	d, err := s.get(unix.NFT_MSG_GETTABLE, family, attrString(unix.NFTA_TABLE_NAME, name))
 	if errors.Is(err, unix.ENOENT) {
 		return table{}, false, nil
 	}
 	if err != nil {
-		return table{}, false, fmt.Errorf("asking for the table %q: %w", TableName, err)
+		return table{}, false, fmt.Errorf("asking for the table %q: %w", name, err)
 	}
 	for d.Next() {
 		switch d.Type() {

@@ -100,20 +100,48 @@ type transaction struct {
 	state *state
 	rules rules
 	batch *batch
-	undo  []func()
-	key   []byte // scratch space
-	data  []byte
+	// before has the chains that batch needs. Where packets flow already it
+	// goes to the kernel first: a packet on its way at the moment of a commit
+	// may see new elements, but no rules of new chains.
+	before  *batch
+	created []string // chains in before
+	undo    []func()
+	key     []byte // scratch space
+	data    []byte
 }
 
 func newTransaction(s *state, r rules) *transaction {
-	return &transaction{state: s, rules: r, batch: newBatch(r.family)}
+	return &transaction{state: s, rules: r, batch: newBatch(r.family, TableName), before: newBatch(r.family, TableName)}
 }
 
-func (tx *transaction) rollback() {
+// newLoad is a transaction that writes a whole table.
+func newLoad(s *state, r rules, table string) *transaction {
+	b := newBatch(r.family, table)
+	return &transaction{state: s, rules: r, batch: b, before: b}
+}
+
+// rollback undoes what batch would have changed. If the kernel took before, its
+// chains stay, without users.
+func (tx *transaction) rollback(tookBefore bool) {
+	made := make(map[string]chain)
+	for _, name := range tx.created {
+		made[name] = tx.state.chains[name]
+	}
 	for _, undo := range slices.Backward(tx.undo) {
 		undo()
 	}
 	tx.undo = nil
+	if !tookBefore {
+		return
+	}
+	for _, name := range tx.created { // those needed come before those that need
+		tx.state.chains[name] = chain{needs: made[name].needs}
+		for _, need := range made[name].needs {
+			c := tx.state.chains[need]
+			c.users++
+			tx.state.chains[need] = c
+		}
+	}
 }
 
 // put sets a map's entry, or deletes it where v is the zero value of a type that
@@ -346,9 +374,10 @@ func (tx *transaction) needChain(name string, s chainSpec) error {
 		}
 		c.needs = append(c.needs, need.name)
 	}
-	newChain(tx.batch, name, s.name)
+	newChain(tx.before, name, s.name)
+	tx.created = append(tx.created, s.name)
 	for _, rule := range s.rules {
-		if err := newRule(tx.batch, name, s.name, rule); err != nil {
+		if err := newRule(tx.before, name, s.name, rule); err != nil {
 			return err
 		}
 	}

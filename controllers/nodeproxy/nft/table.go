@@ -123,7 +123,7 @@ type Table struct {
 type kernel interface {
 	// commit makes one transaction: all of it or, with an error, none.
 	commit(*batch) error
-	getTable(family byte) (t table, ok bool, err error)
+	getTable(family byte, name string) (t table, ok bool, err error)
 	generation() (uint32, error)
 	close() error
 }
@@ -170,10 +170,10 @@ func (t *Table) probeOwnership(shared bool) (uint32, error) {
 	}
 	var err error
 	for _, flags := range tries {
-		b := newBatch(t.rules.family)
-		name := attrString(unix.NFTA_TABLE_NAME, TableName+"-probe")
-		b.put(sectionCreate, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "", name, attrU32(unix.NFTA_TABLE_FLAGS, flags))
-		b.put(sectionCreate, unix.NFT_MSG_DELTABLE, 0, "", name)
+		b := newBatch(t.rules.family, probeName)
+		b.put(sectionCreate, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "",
+			attrString(unix.NFTA_TABLE_NAME, probeName), attrU32(unix.NFTA_TABLE_FLAGS, flags))
+		deleteTable(b)
 		if err = t.kernel.commit(b); err == nil {
 			return flags, nil
 		}
@@ -200,23 +200,33 @@ func (t *Table) Close() error { return t.kernel.close() }
 // Remove takes the table out of the kernel. It is no error if there is none.
 // A table owned by another running program gives EPERM.
 func (t *Table) Remove() error {
-	_, ok, err := t.kernel.getTable(t.rules.family)
-	if err != nil || !ok {
-		return err
-	}
-	b := newBatch(t.rules.family)
-	deleteTable(b)
-	if err := t.kernel.commit(b); err != nil {
-		return fmt.Errorf("removing the table %q: %w", TableName, err)
+	for _, name := range []string{TableName, bridgeName} {
+		if err := t.remove(name); err != nil {
+			return err
+		}
 	}
 	t.known = state{}
 	return nil
 }
 
+func (t *Table) remove(name string) error {
+	_, ok, err := t.kernel.getTable(t.rules.family, name)
+	if err != nil || !ok {
+		return err
+	}
+	b := newBatch(t.rules.family, name)
+	deleteTable(b)
+	if err := t.commit(b); err != nil {
+		return fmt.Errorf("removing the table %q: %w", name, err)
+	}
+	return nil
+}
+
 // Load writes the whole table, in place of one that may be there, whoever wrote
-// it. It is one transaction: connections see the old table or the new one. Only
-// where the socket may not take as much at once does it take several, with the
-// hooks last.
+// it. It is one transaction. While it replaces a table, a second one of the same
+// content carries traffic: a packet on its way at the moment of the commit could
+// pass between old and new. Where the socket may not take as much at once, there
+// are several transactions, with the hooks last.
 //
 // rejected holds the Services the kernel refused, each with its reason; all
 // others are in place. With an error nothing is.
@@ -227,25 +237,43 @@ func (t *Table) Load(services map[string]*Service) (rejected map[string]error, e
 		for name := range rejected {
 			delete(wanted, name)
 		}
-		err := t.load(wanted, true)
-		if refused, ok := errors.AsType[*batchError](err); ok && t.reject(refused, wanted, rejected) > 0 {
-			continue
-		}
+		err := t.replace(wanted)
 		if err == nil {
 			return rejected, t.remember()
 		}
-		if _, ok := errors.AsType[*batchError](err); !ok && !errors.Is(err, unix.EMSGSIZE) {
+		refused, ok := errors.AsType[*batchError](err)
+		if ok && t.reject(refused, wanted, rejected) > 0 {
+			continue
+		}
+		if !ok && !errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EPERM) {
 			return nil, fmt.Errorf("loading the table %q: %w", TableName, err)
 		}
-		break
+		return t.loadInPieces(services)
 	}
-	return t.loadInPieces(services)
+}
+
+// replace puts a table with these Services in place, without a moment in which
+// packets see none if there was one before.
+func (t *Table) replace(services map[string]*Service) error {
+	_, exists, err := t.kernel.getTable(t.rules.family, TableName)
+	if err != nil {
+		return err
+	}
+	if exists {
+		if err := t.load(bridgeName, services, true); err != nil {
+			return err
+		}
+	}
+	if err := t.load(TableName, services, true); err != nil {
+		return err
+	}
+	return t.remove(bridgeName)
 }
 
 // loadInPieces is Load for a table that does not go into one transaction,
 // because of its size or because one Service, but not which, is to blame.
 func (t *Table) loadInPieces(services map[string]*Service) (map[string]error, error) {
-	if err := t.load(nil, false); err != nil {
+	if err := t.load(TableName, nil, false); err != nil {
 		return nil, fmt.Errorf("creating the table %q: %w", TableName, err)
 	}
 	if err := t.remember(); err != nil {
@@ -255,22 +283,25 @@ func (t *Table) loadInPieces(services map[string]*Service) (map[string]error, er
 	if err != nil {
 		return nil, err
 	}
-	b := newBatch(t.rules.family)
+	b := newBatch(t.rules.family, TableName)
 	if err := errFirst(t.createHooks(b), t.commit(b)); err != nil {
 		return nil, fmt.Errorf("hooking the table %q up: %w", TableName, err)
 	}
 	t.known.hooked = true
+	if err := t.remove(bridgeName); err != nil {
+		return nil, err
+	}
 	return rejected, t.remember()
 }
 
-// load replaces the table with one that has these Services.
-func (t *Table) load(services map[string]*Service, hooks bool) error {
-	_, exists, err := t.kernel.getTable(t.rules.family)
+// load replaces the table of that name with one that has these Services.
+func (t *Table) load(name string, services map[string]*Service, hooks bool) error {
+	_, exists, err := t.kernel.getTable(t.rules.family, name)
 	if err != nil {
 		return err
 	}
 	t.known = newState()
-	tx := newTransaction(&t.known, t.rules)
+	tx := newLoad(&t.known, t.rules, name)
 	if exists {
 		deleteTable(tx.batch)
 	}
@@ -308,13 +339,18 @@ func (t *Table) apply(names []string, changes map[string]*Service, rejected map[
 	}
 	tx := newTransaction(&t.known, t.rules)
 	err := tx.update(names, changes)
+	prepared := false
 	if err == nil {
+		err = t.commit(tx.before)
+		prepared = err == nil
+	}
+	if prepared {
 		err = t.commit(tx.batch)
 	}
 	if err == nil {
 		return nil
 	}
-	tx.rollback()
+	tx.rollback(prepared)
 	refused, ok := errors.AsType[*batchError](err)
 	if ok {
 		if lost := t.Verify(); lost != nil {
@@ -372,7 +408,7 @@ func (t *Table) commit(b *batch) error {
 func (t *Table) remember() error {
 	var ok bool
 	var err error
-	if t.verified, ok, err = t.kernel.getTable(t.rules.family); err == nil && !ok {
+	if t.verified, ok, err = t.kernel.getTable(t.rules.family, TableName); err == nil && !ok {
 		err = ErrLost
 	}
 	return err
@@ -405,7 +441,7 @@ func (t *Table) Verify() error {
 	if generation == t.seen {
 		return nil
 	}
-	now, ok, err := t.kernel.getTable(t.rules.family)
+	now, ok, err := t.kernel.getTable(t.rules.family, TableName)
 	switch {
 	case err != nil:
 		return err
@@ -419,7 +455,7 @@ func (t *Table) Verify() error {
 // Sweep deletes the class chains that no frontend uses any more. They are kept
 // for a while as pools tend to come back to a size they had.
 func (t *Table) Sweep() error {
-	b := newBatch(t.rules.family)
+	b := newBatch(t.rules.family, TableName)
 	unused := t.known.unusedChains()
 	for _, name := range unused {
 		deleteChain(b, name)
