@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"cmp"
 	"context"
 	"sync"
 	"time"
@@ -83,28 +84,61 @@ func (k *committer) enqueue(f *fragment) {
 	}
 }
 
-// drain writes batch after batch until nothing waits.
+// drain writes batch after batch until nothing waits. The document is read
+// first and the batch taken then, so that what asks for a write during the read
+// is in it: where writes take long, one write each would take forever.
 func (k *committer) drain(ref lb.Ref, p *parent) {
 	for {
-		k.mu.Lock()
-		batch := p.waiting
-		p.waiting = nil
-		if len(batch) == 0 {
-			p.writing = false
-			if p.last.IsZero() {
-				delete(k.parents, ref)
-			}
-			k.mu.Unlock()
+		waiting := k.waiting(ref, p)
+		if len(waiting) == 0 {
 			return
 		}
-		k.mu.Unlock()
 		ctx, cancel := context.WithTimeout(context.Background(), commitTimeout)
-		k.write(ctx, ref, p, batch)
+		err := k.read(ctx, ref, p, waiting)
+		batch := k.take(p)
+		if err == nil {
+			k.write(ctx, ref, p, batch)
+		}
 		cancel()
 		for _, f := range batch {
+			f.err = cmp.Or(f.err, err)
 			close(f.done)
 		}
 	}
+}
+
+// waiting returns what waits. When that is nothing the writing has ended.
+func (k *committer) waiting(ref lb.Ref, p *parent) []*fragment {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(p.waiting) == 0 {
+		p.writing = false
+		if p.last.IsZero() {
+			delete(k.parents, ref)
+		}
+	}
+	return p.waiting
+}
+
+// take returns what waits, which does so no more.
+func (k *committer) take(p *parent) []*fragment {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	batch := p.waiting
+	p.waiting = nil
+	return batch
+}
+
+// read reads the document on behalf of some fragments unless it is known.
+func (k *committer) read(ctx context.Context, ref lb.Ref, p *parent, some []*fragment) error {
+	if !p.last.IsZero() {
+		return nil
+	}
+	d, err := k.documents.ReadDocument(ctx, ref, lookupAny(some))
+	if err == nil {
+		p.last = d
+	}
+	return err
 }
 
 // write gives every fragment of the batch its result. A whole that the cloud
@@ -136,11 +170,8 @@ func (k *committer) attempt(ctx context.Context, ref lb.Ref, p *parent, batch []
 	known := lookupAny(batch)
 	var err error
 	for range commitAttempts {
-		if p.last.IsZero() {
-			if p.last, err = k.documents.ReadDocument(ctx, ref, known); err != nil {
-				p.last = lb.Document{}
-				return nil, err
-			}
+		if err = k.read(ctx, ref, p, batch); err != nil {
+			return nil, err
 		}
 		var now []lb.Resource
 		if p.last, now, err = k.documents.WriteDocument(ctx, p.last, changes, known); err == nil {

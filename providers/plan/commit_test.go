@@ -23,7 +23,8 @@ type ledger struct {
 	reads    int
 	writes   int // accepted ones
 	attempts int
-	latency  time.Duration
+	latency  time.Duration // of a write
+	reading  time.Duration
 	// meddle, when set, is called with the lock held before a write is judged.
 	meddle func(*ledger)
 	fail   error
@@ -32,6 +33,7 @@ type ledger struct {
 func (l *ledger) IsDocument(k lb.Kind) bool { return k == "ledger" }
 
 func (l *ledger) ReadDocument(_ context.Context, ref lb.Ref, _ lb.Lookup) (lb.Document, error) {
+	time.Sleep(l.reading) // virtual
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.reads++
@@ -115,6 +117,30 @@ func TestCommitGathersWhatWaits(t *testing.T) {
 		}
 		if l.reads != 1 || l.writes > 2 {
 			t.Errorf("%d reads and %d writes, want 1 and at most 2", l.reads, l.writes)
+		}
+	})
+}
+
+// Where a write takes minutes and the next is refused until its end, Services
+// that come while the document is read must not each wait for a write of their
+// own.
+func TestCommitTakesWhatComesDuringTheRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLedger()
+		l.reading = time.Second
+		k := newCommitter(l)
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				time.Sleep(time.Duration(i) * 10 * time.Millisecond)
+				if _, err := k.commit(t.Context(), entry(fmt.Sprint(i), "v"), nothingKnown); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		if l.reads != 1 || l.attempts != 1 || len(l.entries) != 20+1 {
+			t.Errorf("%d reads and %d writes left %d entries, want 1, 1 and 21", l.reads, l.attempts, len(l.entries))
 		}
 	})
 }
