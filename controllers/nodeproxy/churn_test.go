@@ -126,6 +126,24 @@ func TestUDPFollowsEndpoints(t *testing.T) {
 			}
 		})
 	}
+	t.Run("flow from before the Service", func(t *testing.T) {
+		w.replace(t)
+		c, err := w.hosts["client"].DialContext(t.Context(), "udp", clusterIP.at(0).String())
+		must(t, err)
+		defer c.Close()
+		if got := w.exchange(t, c, patience/10); got != unreachable && got != timeout {
+			t.Fatalf("without a Service: %v", got)
+		}
+		w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
+		w.settleFlows(t)
+		got := w.exchange(t, c, patience)
+		if got == unreachable { // late word of the packet before
+			got = w.exchange(t, c, patience)
+		}
+		if got.pod != "a" {
+			t.Errorf("with the Service: %v", got)
+		}
+	})
 	t.Run("terminating endpoints keep their flows", func(t *testing.T) {
 		c, err := w.hosts["client"].DialContext(t.Context(), "udp", clusterIP.at(0).String())
 		must(t, err)
