@@ -35,7 +35,7 @@ func (m *memoryCloud) Desired(_ context.Context, s lb.Service) (lb.Desired, erro
 		return lb.Desired{}, lb.InvalidField(scheme, v, "must be internal or internet-facing")
 	}
 	owners := []lb.Owner{lb.ByService(s.ServiceRef)}
-	balancer := lb.Ref{Kind: "load-balancer", Key: s.ServiceRef.String()}
+	balancer := lb.Ref{Kind: "load-balancer", Key: s.String()}
 	group := lb.Ref{Kind: "group", Key: "shared"}
 	var active []string
 	for _, t := range s.Targets {

@@ -68,7 +68,7 @@ func judge(err error, ours bool, failures int) verdict {
 // leaves returns the contract's errors within err. What is none of them is
 // Unavailable: nothing is known about its effect.
 func leaves(err error) []*lb.Error {
-	if e, ok := err.(*lb.Error); ok {
+	if e, ok := err.(*lb.Error); ok { //nolint:errorlint // this walks the tree itself, to find them all
 		return []*lb.Error{e}
 	}
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {

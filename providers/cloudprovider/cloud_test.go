@@ -34,7 +34,7 @@ func (m *memory) Name() string { return "memory" }
 
 func (m *memory) Desired(_ context.Context, s lb.Service) (lb.Desired, error) {
 	owners := []lb.Owner{lb.ByService(s.ServiceRef)}
-	group := lb.Ref{Kind: "group", Key: s.ServiceRef.String()}
+	group := lb.Ref{Kind: "group", Key: s.String()}
 	var nodes []string
 	for _, t := range s.Targets {
 		nodes = append(nodes, t.Node)
