@@ -67,9 +67,6 @@ func isCode(err error, codes ...string) bool {
 // become kinds; an unknown code is judged by its HTTP status, and no answer at
 // all is Unavailable.
 func failed(op string, ref lb.Ref, err error) *lb.Error {
-	if already, ok := errors.AsType[*lb.Error](err); ok {
-		return already
-	}
 	e := &lb.Error{Kind: lb.Unavailable, Op: op, Resource: ref, Code: code(err), Err: err}
 	api, isAPI := errors.AsType[smithy.APIError](err)
 	if !isAPI || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
