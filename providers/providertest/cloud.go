@@ -32,6 +32,11 @@ type Cloud struct {
 	// Strangers are things in the account that are not ours.
 	Strangers []Stranger
 
+	// Usurpers take away something that the Service s owns and put a thing that
+	// is not ours in its place, while the provider is at work. May be empty where
+	// nothing in the cloud can be addressed by a name that may be given again.
+	Usurpers []Stranger
+
 	// Constant tells of a "kind field" that no Service can change why that is.
 	Constant map[string]string
 	// Immutable tells of a "kind field", or of a "kind" as a whole, that nobody
@@ -107,7 +112,7 @@ type Account interface {
 	Calls() Calls
 	// Inject plans a fault, counting calls from now on; the zero Fault ends it.
 	Inject(f Fault)
-	// Hits returns how many calls the injected fault hit so far.
+	// Hits returns how many calls the last injected fault hit.
 	Hits() int
 	// FailOperation makes the next operation that takes Conditions.Slow fail at
 	// its end. It returns false when the cloud has none that can.
@@ -156,6 +161,9 @@ const (
 	// Pause holds the calling controller, this call included, for Fault.For; then
 	// it goes on as if nothing had happened.
 	Pause FaultKind = "controller paused"
+	// Meanwhile lets something happen in the account, by Fault.Do, just before the
+	// call takes effect. The call itself is as ever.
+	Meanwhile FaultKind = "something else happens"
 )
 
 // Fault is one planned fault.
@@ -169,4 +177,6 @@ type Fault struct {
 	Hint time.Duration
 	// For is how long a Pause lasts.
 	For time.Duration
+	// Do is what happens Meanwhile.
+	Do func()
 }

@@ -10,6 +10,7 @@ import (
 // scenario is one step in the life of a Service.
 type scenario struct {
 	name    string
+	slow    time.Duration // how long the cloud's operations take
 	prepare []task
 	act     task
 	want    []string
@@ -28,7 +29,7 @@ func (sc scenario) ready(c *controller) {
 func (s *suite) length(t T, sc scenario) int {
 	t.Helper()
 	n := 0
-	s.account(t, Conditions{}, func(c *controller) {
+	s.account(t, Conditions{Slow: sc.slow}, func(c *controller) {
 		sc.ready(c)
 		before := c.account.Calls().All
 		c.settle(sc.act)
@@ -49,6 +50,9 @@ func (s *suite) scenarios(t T) []scenario {
 		{name: "delete", prepare: []task{reconcile(base)}, act: remove(base), want: s.wantNothing(t)},
 		{name: "delete one of two", prepare: []task{reconcile(base), reconcile(s.Service(1))}, act: remove(base),
 			want: s.want(t, "second alone", s.Service(1))},
+		{name: "slow create", slow: time.Minute, act: reconcile(base), want: s.wantBase(t), service: &base},
+		{name: "slow update", slow: time.Minute, prepare: []task{reconcile(base)}, act: reconcile(updated), want: s.wantUpdated(t), service: &updated},
+		{name: "slow delete", slow: time.Minute, prepare: []task{reconcile(base)}, act: remove(base), want: s.wantNothing(t)},
 	}
 }
 
@@ -57,21 +61,22 @@ func (s *suite) scenarios(t T) []scenario {
 func (s *suite) faults(t T) {
 	for _, sc := range s.scenarios(t) {
 		t.Run(sc.name, func(t T) {
-			n := s.length(t, sc)
+			n, runs, hits := s.length(t, sc), 0, 0
 			for _, kind := range []FaultKind{ErrorBefore, Lost, Throttle, Timeout, Gone, Denied} {
 				t.Run(string(kind), func(t T) {
 					s.count(func() { s.cases++ })
-					hits := 0
 					for k := 1; k <= n; k++ {
 						f := Fault{Kind: kind, At: k, Hint: 20 * time.Second}
 						hits += s.faulted(t, sc, f)
+						runs++
 						if f.Times = s.Attempts; s.Attempts > 1 && kind != Gone {
 							hits += s.faulted(t, sc, f)
+							runs++
 						}
 					}
-					t.Logf("%d calls, %d of them hit", n, hits)
 				})
 			}
+			t.Logf("%d calls, %d runs with a fault, %d calls hit", n, runs, hits)
 		})
 	}
 }
@@ -81,11 +86,12 @@ func (s *suite) faults(t T) {
 func (s *suite) faulted(t T, sc scenario, f Fault) int {
 	t.Helper()
 	hits := 0
-	s.account(t, Conditions{}, func(c *controller) {
+	s.account(t, Conditions{Slow: sc.slow}, func(c *controller) {
 		sc.ready(c)
 		c.account.Inject(f)
 		c.settle(sc.act)
 		hits = c.account.Hits()
+		c.account.Inject(Fault{})
 		c.expect(fmt.Sprintf("after %q at call %d, %d times", f.Kind, f.At, max(f.Times, 1)), sc.want)
 		if sc.service != nil {
 			c.expectRest(*sc.service)

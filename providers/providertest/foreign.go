@@ -55,6 +55,49 @@ func (s *suite) strangers(t T) {
 	}
 }
 
+// meanwhile lets strangers come at each call of an update, be it into a document
+// that is being written, or in the place of what is about to be changed.
+func (s *suite) meanwhile(t T) {
+	base, updated := s.Service(0), s.updated()
+	update := scenario{prepare: []task{reconcile(base)}, act: reconcile(updated), want: s.wantUpdated(t)}
+	deletion := scenario{prepare: []task{reconcile(base)}, act: remove(base), want: s.wantNothing(t)}
+	come := func(t T, stranger Stranger, sc scenario, act func(*controller)) {
+		t.Run(stranger.Name, func(t T) {
+			s.count(func() { s.cases++ })
+			for k := 1; k <= s.length(t, sc); k++ {
+				s.account(t, Conditions{}, func(c *controller) {
+					sc.ready(c)
+					planted := map[string][]string{}
+					c.account.Inject(Fault{Kind: Meanwhile, At: k, Do: func() {
+						before := c.account.Raw()
+						if stranger.Plant(c.account, base) == nil {
+							planted["all"] = without(c.account.Raw(), before)
+						}
+					}})
+					act(c)
+					if gone := without(planted["all"], c.account.Raw()); len(gone) > 0 {
+						c.Fatalf("it came before call %d and was changed:\n%s", k, difference(gone, nil))
+					}
+				})
+			}
+		})
+	}
+	for _, stranger := range s.Strangers {
+		if stranger.InPlace && !stranger.Blocks {
+			come(t, stranger, update, func(c *controller) { c.settle(update.act) })
+		}
+	}
+	for _, usurper := range s.Usurpers {
+		for _, sc := range []scenario{update, deletion} {
+			come(t, usurper, sc, func(c *controller) {
+				for range 3 {
+					_, _ = c.attempt(sc.act)
+				}
+			})
+		}
+	}
+}
+
 // without returns the lines of a that are not in b.
 func without(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(line string) bool { return slices.Contains(b, line) })

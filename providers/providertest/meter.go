@@ -44,7 +44,10 @@ func (m *Meter) Calls() Calls {
 func (m *Meter) Inject(f Fault) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.fault, m.since, m.hits = f, 0, 0
+	m.fault, m.since = f, 0
+	if f.Kind != "" {
+		m.hits = 0
+	}
 }
 
 // Hits implements Account.

@@ -29,6 +29,7 @@ func RunOn(t T, c Cloud) {
 		{"update of every field", (*suite).updates},
 		{"delete leaves nothing", (*suite).deletion},
 		{"foreign things stay untouched", (*suite).strangers},
+		{"strangers come meanwhile", (*suite).meanwhile},
 		{"same name, another cluster", (*suite).otherCluster},
 		{"drift is repaired", (*suite).drift},
 		{"pagination", (*suite).pagination},

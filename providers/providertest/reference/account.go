@@ -63,7 +63,7 @@ func (a *Account) lines(raw bool) []string {
 	}
 	for _, d := range c.documents {
 		line := fmt.Sprintf("document %s %v setting %s", d.Name, d.Tags, d.Setting)
-		if d.Pending != nil {
+		if d.Pending != nil && (d.Setting != d.Pending.Setting || !slices.EqualFunc(d.Entries, d.Pending.Entries, entry.equal)) {
 			line += ", a write is under way"
 		}
 		lines = append(lines, line)

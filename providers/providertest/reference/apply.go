@@ -40,7 +40,7 @@ func (p *Provider) applyPool(ctx context.Context, c lb.Change) (lb.Resource, err
 		if err != nil {
 			return lb.Resource{}, err
 		}
-		err := p.api.deletePool(ctx, name)
+		err := p.api.deletePool(ctx, name, have.ID)
 		if isKind(err, lb.NotFound) {
 			err = nil
 		}
@@ -52,6 +52,7 @@ func (p *Provider) applyPool(ctx context.Context, c lb.Change) (lb.Resource, err
 	if err != nil {
 		return lb.Resource{}, err
 	}
+	want.ID = have.ID
 	have, err = p.api.updatePool(ctx, want)
 	return poolNow(c.After, have), err
 }
@@ -144,6 +145,8 @@ func (p *Provider) WriteDocument(ctx context.Context, d lb.Document, changes []l
 			return lb.Document{}, nil, err
 		}
 	}
+	// Even what changes nothing is written: d may be older than what the changes
+	// were found to be necessary by, and only the cloud knows its version.
 	written, err := p.api.putDocument(ctx, d.Version, next)
 	if err == nil {
 		err = underWay(written)

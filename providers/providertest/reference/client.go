@@ -59,6 +59,9 @@ func call[R any](ctx context.Context, c *client, write bool, operation func() (R
 		}
 		return none, context.DeadlineExceeded
 	}
+	if fault.Kind == pt.Meanwhile {
+		fault.Do()
+	}
 	result, err := operation()
 	switch fault.Kind {
 	case pt.Lost:
@@ -120,8 +123,8 @@ func (c *client) updatePool(ctx context.Context, p pool) (pool, error) {
 	return call(ctx, c, true, func() (pool, error) { return c.cloud.updatePool(p) })
 }
 
-func (c *client) deletePool(ctx context.Context, name string) error {
-	_, err := call(ctx, c, true, func() (struct{}, error) { return struct{}{}, c.cloud.deletePool(name) })
+func (c *client) deletePool(ctx context.Context, name, id string) error {
+	_, err := call(ctx, c, true, func() (struct{}, error) { return struct{}{}, c.cloud.deletePool(name, id) })
 	return err
 }
 

@@ -114,8 +114,8 @@ func (c *cloud) updatePool(p pool) (pool, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	have := c.poolAt(p.Name, time.Now())
-	if have == nil {
-		return pool{}, fail(http.StatusNotFound, "PoolNotFound", "there is no pool %s", p.Name)
+	if have == nil || have.ID != p.ID {
+		return pool{}, fail(http.StatusNotFound, "PoolNotFound", "there is no pool %s with the id %s", p.Name, p.ID)
 	}
 	now := *have
 	now.Targets, now.HealthPort = p.Targets, p.HealthPort
@@ -123,13 +123,14 @@ func (c *cloud) updatePool(p pool) (pool, error) {
 	return now, nil
 }
 
-// deletePool refuses while an entry of a document sends to the pool.
-func (c *cloud) deletePool(name string) error {
+// deletePool refuses while an entry of a document sends to the pool, and when
+// the pool of that name has another ID than asked for.
+func (c *cloud) deletePool(name, id string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	have := c.poolAt(name, time.Now())
-	if have == nil {
-		return fail(http.StatusNotFound, "PoolNotFound", "there is no pool %s", name)
+	if have == nil || have.ID != id {
+		return fail(http.StatusNotFound, "PoolNotFound", "there is no pool %s with the id %s", name, id)
 	}
 	for _, d := range c.documents {
 		for _, e := range d.all() {

@@ -70,7 +70,10 @@ func (v *view) addPools(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for _, name := range v.recent.names() {
+	for name := range v.refs(kindPool) {
+		if !v.recent.has(name) {
+			continue
+		}
 		listed = slices.DeleteFunc(listed, func(p pool) bool { return p.Name == name })
 		p, err := v.api.getPool(ctx, name)
 		if isKind(err, lb.NotFound) {
@@ -197,17 +200,13 @@ func (r *recent) add(name string) {
 	r.until[name] = time.Now().Add(listLag)
 }
 
-func (r *recent) names() []string {
+func (r *recent) has(name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var names []string
-	for name, until := range r.until {
-		if time.Now().After(until) {
-			delete(r.until, name)
-			continue
-		}
-		names = append(names, name)
+	until, ok := r.until[name]
+	if ok && time.Now().After(until) {
+		delete(r.until, name)
+		return false
 	}
-	slices.Sort(names)
-	return names
+	return ok
 }

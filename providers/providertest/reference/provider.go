@@ -44,7 +44,7 @@ type api interface {
 	getPool(ctx context.Context, name string) (pool, error)
 	createPool(ctx context.Context, p pool) (pool, error)
 	updatePool(ctx context.Context, p pool) (pool, error)
-	deletePool(ctx context.Context, name string) error
+	deletePool(ctx context.Context, name, id string) error
 	getDocument(ctx context.Context, name string) (*document, error)
 	putDocument(ctx context.Context, version string, d *document) (*document, error)
 	deleteDocument(ctx context.Context, name, version string) error

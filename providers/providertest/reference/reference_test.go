@@ -40,6 +40,14 @@ func description() pt.Cloud {
 		Invalid:    func(s *lb.Service) { s.Annotations = map[string]string{schemeAnnotation: "interal"} },
 		Drifts:     drifts(),
 		Strangers:  strangers(),
+		Usurpers: []pt.Stranger{{Name: "pool made anew by someone else", Plant: func(a pt.Account, s lb.Service) error {
+			c, name := a.(*Account).cloud, tester.nameOf(poolRef(s.ServiceRef, "external"))
+			c.mu.Lock()
+			c.setPool(name, nil)
+			c.mu.Unlock()
+			_, err := c.createPool(pool{Name: name, Targets: []string{"theirs"}, HealthPort: "1"})
+			return err
+		}}},
 		Constant: map[string]string{
 			"balancer setting":   "it is the cluster's",
 			"admissions setting": "it is the cluster's",
@@ -90,7 +98,12 @@ func drifts() []pt.Drift {
 			if err := edit(balancerRef, emptied)(a, s); err != nil {
 				return err
 			}
-			return a.(*Account).cloud.deletePool(tester.nameOf(poolRef(s.ServiceRef, "external")))
+			c := a.(*Account).cloud
+			p, err := c.getPool(tester.nameOf(poolRef(s.ServiceRef, "external")))
+			if err != nil {
+				return err
+			}
+			return c.deletePool(p.Name, p.ID)
 		}},
 		{Name: "targets", Do: editPool(func(p *pool) { p.Targets = p.Targets[1:] })},
 		{Name: "health port", Do: editPool(func(p *pool) { p.HealthPort = "1" })},
