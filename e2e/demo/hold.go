@@ -21,6 +21,15 @@ func (s *story) hold(ctx context.Context, doors []*os.File) error {
 	if _, err := s.env.Kubectl(ctx, manifests.LoadBalancer, "apply", "-f", "-"); err != nil {
 		return err
 	}
+	if err := s.until(ctx, "an answer through the load balancer", func(ctx context.Context) error {
+		host, err := s.env.Address(ctx, "default", service)
+		if err == nil {
+			_, err = s.outside.Get(ctx, host, 80)
+		}
+		return err
+	}); err != nil {
+		return err
+	}
 	addresses := make([]string, len(doors))
 	for i, open := range []func(context.Context) (net.Conn, error){s.toAPI, s.toBalancer} {
 		listener, err := net.FileListener(doors[i])
