@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,7 +21,9 @@ type cluster struct {
 	t       *testing.T
 	client  *fake.Clientset
 	tracker *Tracker
-	told    []told
+
+	mu   sync.Mutex
+	list []told
 }
 
 type told struct {
@@ -38,7 +41,9 @@ func inCluster(t *testing.T, nodes []*v1.Node, test func(*cluster)) {
 		start := time.Now()
 		var err error
 		c.tracker, err = NewTracker(factory.Core().V1().Nodes(), func(change Change) {
-			c.told = append(c.told, told{time.Since(start), change})
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.list = append(c.list, told{time.Since(start), change})
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -50,15 +55,22 @@ func inCluster(t *testing.T, nodes []*v1.Node, test func(*cluster)) {
 		done := make(chan struct{})
 		go func() { defer close(done); c.tracker.Run(ctx) }()
 		factory.Start(ctx.Done())
-		synctest.Wait()
 		// The informer's poll for its first list runs in steps of 100 ms.
-		time.Sleep(time.Second)
+		pass(time.Second)
+		c.mu.Lock()
 		start = time.Now()
+		c.mu.Unlock()
 		test(c)
 		stop()
 		<-done
 		factory.Shutdown()
 	})
+}
+
+// pass lets virtual time go by and everything come to rest.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 func (c *cluster) add(n *v1.Node) {
@@ -82,6 +94,13 @@ func (c *cluster) remove(name string) {
 	}
 }
 
+// told returns what the tracker has told its subscriber so far.
+func (c *cluster) told() []told {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.list)
+}
+
 func (c *cluster) targets() []string {
 	var names []string
 	for _, t := range c.tracker.Snapshot().Targets {
@@ -95,8 +114,8 @@ func TestFirstListIsPublishedWithoutDelay(t *testing.T) {
 		if s := c.tracker.Snapshot(); s == nil || s.Generation != 1 || len(s.Targets) != 2 {
 			t.Errorf("snapshot %+v", s)
 		}
-		if len(c.told) > 0 {
-			t.Errorf("the first snapshot is no change: %v", c.told)
+		if len(c.told()) > 0 {
+			t.Errorf("the first snapshot is no change: %v", c.told())
 		}
 	})
 }
@@ -105,14 +124,14 @@ func TestJoinsWithinASecondAreOneChange(t *testing.T) {
 	inCluster(t, []*v1.Node{node("a")}, func(c *cluster) {
 		for i := range 5 {
 			c.add(node(fmt.Sprintf("new-%d", i)))
-			time.Sleep(500 * time.Millisecond)
+			pass(500 * time.Millisecond)
 		}
-		if len(c.told) > 0 {
-			t.Errorf("told too early: %v", c.told)
+		if len(c.told()) > 0 {
+			t.Errorf("told too early: %v", c.told())
 		}
-		time.Sleep(time.Minute)
-		if len(c.told) != 1 || len(c.told[0].change.Added) != 5 || c.told[0].after != 3*time.Second {
-			t.Errorf("want one change of five nodes, 1 s after the last of them at 2 s; got %v", c.told)
+		pass(time.Minute)
+		if len(c.told()) != 1 || len(c.told()[0].change.Added) != 5 || c.told()[0].after != 3*time.Second {
+			t.Errorf("want one change of five nodes, 1 s after the last of them at 2 s; got %v", c.told())
 		}
 		if c.tracker.Snapshot().Generation != 2 {
 			t.Errorf("generation %d", c.tracker.Snapshot().Generation)
@@ -124,11 +143,11 @@ func TestSteadyJoinsArePublishedEveryTenSeconds(t *testing.T) {
 	inCluster(t, []*v1.Node{node("a")}, func(c *cluster) {
 		for i := range 50 {
 			c.add(node(fmt.Sprintf("new-%02d", i)))
-			time.Sleep(500 * time.Millisecond)
+			pass(500 * time.Millisecond)
 		}
-		time.Sleep(time.Minute)
-		if len(c.told) != 3 || c.told[0].after != 10*time.Second {
-			t.Errorf("50 nodes in 25 s: want three changes, the first after 10 s; got %v", c.told)
+		pass(time.Minute)
+		if len(c.told()) != 3 || c.told()[0].after != 10*time.Second {
+			t.Errorf("50 nodes in 25 s: want three changes, the first after 10 s; got %v", c.told())
 		}
 		if got := len(c.targets()); got != 51 {
 			t.Errorf("%d targets", got)
@@ -139,15 +158,15 @@ func TestSteadyJoinsArePublishedEveryTenSeconds(t *testing.T) {
 func TestRemovalIsPublishedAtOnceAndTakesWaitingJoinsAlong(t *testing.T) {
 	inCluster(t, []*v1.Node{node("a"), node("b")}, func(c *cluster) {
 		c.add(node("c"))
-		time.Sleep(100 * time.Millisecond)
+		pass(100 * time.Millisecond)
 		c.remove("b")
 		synctest.Wait()
 		if got := c.targets(); !slices.Equal(got, []string{"a", "c"}) {
 			t.Errorf("targets %v", got)
 		}
-		time.Sleep(time.Minute)
-		if len(c.told) != 1 || c.told[0].after != 100*time.Millisecond || !c.told[0].change.Urgent {
-			t.Errorf("told %v", c.told)
+		pass(time.Minute)
+		if len(c.told()) != 1 || c.told()[0].after != 100*time.Millisecond || !c.told()[0].change.Urgent {
+			t.Errorf("told %v", c.told())
 		}
 	})
 }
@@ -156,8 +175,8 @@ func TestDrainIsPublishedAtOnce(t *testing.T) {
 	inCluster(t, []*v1.Node{node("a"), node("b")}, func(c *cluster) {
 		c.update(node("b", tainted(TaintAutoscalerDelete)))
 		synctest.Wait()
-		if len(c.told) != 1 || !slices.Equal(c.told[0].change.Drained, []string{"b"}) {
-			t.Errorf("told %v", c.told)
+		if len(c.told()) != 1 || !slices.Equal(c.told()[0].change.Drained, []string{"b"}) {
+			t.Errorf("told %v", c.told())
 		}
 	})
 }
@@ -180,9 +199,9 @@ func TestHeartbeatsAndJoinsUndoneChangeNothing(t *testing.T) {
 		c.add(node("b"))
 		synctest.Wait()
 		c.remove("b")
-		time.Sleep(time.Minute)
-		if len(c.told) > 0 || c.tracker.Snapshot().Generation != 1 {
-			t.Errorf("told %v", c.told)
+		pass(time.Minute)
+		if len(c.told()) > 0 || c.tracker.Snapshot().Generation != 1 {
+			t.Errorf("told %v", c.told())
 		}
 	})
 }
