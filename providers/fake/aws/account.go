@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/fairway-lb/fairway/providers/fake"
+	"github.com/fairway-lb/fairway/providers/fake/aws/iam"
 )
 
 // Account is the simulated account. It is safe for concurrent use. Make one with
@@ -35,6 +36,9 @@ type Account struct {
 	calls      fake.CallLog
 	faults     fake.Faults
 	throttle   *fake.Throttle
+	// policies bind all but the administrators' access keys.
+	policies       []iam.Policy
+	administrators []string
 
 	mu            sync.Mutex
 	ids           *fake.IDs
@@ -52,6 +56,9 @@ type Account struct {
 	tags          map[string]map[string]string
 	seed          seed
 	violations    []string
+	// hasLoadBalancerRole: ELBv2 has its service-linked role since a first load
+	// balancer was made.
+	hasLoadBalancerRole bool
 
 	carrier    fake.Carrier
 	carried    fake.Dataplane
@@ -69,7 +76,12 @@ func New(w World) (*Account, error) {
 	if err := w.complete(); err != nil {
 		return nil, fmt.Errorf("world: %w", err)
 	}
+	policies, err := w.policies()
+	if err != nil {
+		return nil, fmt.Errorf("world: %w", err)
+	}
 	a := &Account{
+		policies: policies, administrators: w.Administrators,
 		region: w.Region, id: w.AccountID, zones: w.Zones, publicPool: w.PublicPool, quotas: w.Quotas,
 		timing: timing{
 			latency:         time.Duration(w.Timing.Latency),

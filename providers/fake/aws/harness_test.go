@@ -29,6 +29,8 @@ const (
 type client struct {
 	*Account
 	t testing.TB
+	// accessKey is whose requests they are.
+	accessKey string
 }
 
 // newClient returns a client of an account with testdata/world.yaml, changed by
@@ -51,7 +53,7 @@ func newClient(t testing.TB, edit ...func(*World)) client {
 		t.Fatal(err)
 	}
 	t.Cleanup(a.Close)
-	return client{Account: a, t: t}
+	return client{Account: a, t: t, accessKey: ownKey}
 }
 
 // atOnce makes the cloud take no time and never throttle.
@@ -84,11 +86,14 @@ func (c client) ask(operation string, parameters ...string) reply {
 		}
 		form.Add(name, value)
 	}
-	return c.send(form.Encode(), authorization(s.name, "eu-west-1"))
+	return c.send(form.Encode(), authorization(c.accessKey, s.name, "eu-west-1"))
 }
 
-func authorization(service, region string) string {
-	return fmt.Sprintf("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20260102/%s/%s/aws4_request, SignedHeaders=host;x-amz-date, Signature=00", region, service)
+// ownKey is the access key of requests by default.
+const ownKey = "AKIDEXAMPLE"
+
+func authorization(accessKey, service, region string) string {
+	return fmt.Sprintf("AWS4-HMAC-SHA256 Credential=%s/20260102/%s/%s/aws4_request, SignedHeaders=host;x-amz-date, Signature=00", accessKey, region, service)
 }
 
 func (c client) send(form, authorization string) reply {

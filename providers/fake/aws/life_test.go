@@ -302,7 +302,7 @@ func overPipe(t *testing.T, h http.Handler) func(s *service, form string) string
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Header.Set("Authorization", authorization(s.name, "eu-west-1"))
+		r.Header.Set("Authorization", authorization(ownKey, s.name, "eu-west-1"))
 		response, err := transport.RoundTrip(r)
 		if err != nil {
 			return "-"

@@ -111,6 +111,7 @@ func (a *Account) createLoadBalancer(in *createLoadBalancerInput) (*loadBalancer
 	a.place(lb, placements)
 	a.setTags(lb.arn, tags)
 	a.loadBalancers[lb.arn] = lb
+	a.hasLoadBalancerRole = true
 	return a.loadBalancersXML(lb), nil
 }
 

@@ -24,25 +24,25 @@ func (a *Account) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := time.Now()
 	form, err := readForm(w, r)
 	s := serviceOf(form.Get("Version"), r.Header.Get("Authorization"))
-	call := fake.Call{Time: started, Service: s.name, Operation: form.Get("Action"), Resource: summary(form)}
+	logged := fake.Call{Time: started, Service: s.name, Operation: form.Get("Action"), Resource: summary(form)}
 	a.mu.Lock()
 	requestID := a.requestID()
 	a.mu.Unlock()
 
-	var op *operation
+	var admitted call
 	var fault fake.Fault
 	var result any
 	if err == nil {
-		op, err = a.admit(s, form, r.Header.Get("Authorization"))
+		admitted, err = a.admit(s, form, r.Header.Get("Authorization"))
 	}
 	if err == nil {
-		call.Write = op.write
-		result, fault, err = a.perform(r, s, op, form)
-		call.Fault = fault.Kind
+		logged.Write = admitted.operation.write
+		result, fault, err = a.perform(r, admitted)
+		logged.Fault = fault.Kind
 	}
 	defer func() {
-		call.Duration = time.Since(started)
-		a.calls.Add(call)
+		logged.Duration = time.Since(started)
+		a.calls.Add(logged)
 	}()
 	switch fault.Kind {
 	case fake.FaultHang:
@@ -51,7 +51,7 @@ func (a *Account) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case fake.FaultLost:
 		panic(http.ErrAbortHandler)
 	}
-	call.Status, call.Code = respond(w, s, call.Operation, requestID, result, err)
+	logged.Status, logged.Code = respond(w, s, logged.Operation, requestID, result, err)
 }
 
 func readForm(w http.ResponseWriter, r *http.Request) (url.Values, error) {
@@ -72,36 +72,44 @@ func readForm(w http.ResponseWriter, r *http.Request) (url.Values, error) {
 	return form, nil
 }
 
+// call is a request that was admitted: who asks which operation what.
+type call struct {
+	service   *service
+	operation *operation
+	form      url.Values
+	by        credential
+}
+
 // admit checks who asks for what, before anything is looked at.
-func (a *Account) admit(s *service, form url.Values, authorization string) (*operation, error) {
-	c, err := parseCredential(s, authorization)
+func (a *Account) admit(s *service, form url.Values, authorization string) (call, error) {
+	by, err := parseCredential(s, authorization)
 	if err != nil {
-		return nil, a.violation(err)
+		return call{}, a.violation(err)
 	}
-	if c.region != a.region || c.service != s.name {
-		return nil, a.violation(failStatus(http.StatusForbidden, "SignatureDoesNotMatch",
-			"credential is scoped to %s/%s, this is %s/%s", c.region, c.service, a.region, s.name))
+	if by.region != a.region || by.service != s.name {
+		return call{}, a.violation(failStatus(http.StatusForbidden, "SignatureDoesNotMatch",
+			"credential is scoped to %s/%s, this is %s/%s", by.region, by.service, a.region, s.name))
 	}
 	if form.Get("Version") != s.version {
-		return nil, a.violation(fail("InvalidAction", "%s has no version %q", s.name, form.Get("Version")))
+		return call{}, a.violation(fail("InvalidAction", "%s has no version %q", s.name, form.Get("Version")))
 	}
 	op, ok := s.operations[form.Get("Action")]
 	if !ok {
-		return nil, a.violation(fail("InvalidAction", "the action %q is not valid for %s", form.Get("Action"), s.name))
+		return call{}, a.violation(fail("InvalidAction", "the action %q is not valid for %s", form.Get("Action"), s.name))
 	}
-	return op, nil
+	return call{service: s, operation: op, form: form, by: by}, nil
 }
 
 // perform runs the operation with the delays, throttles and faults that are
 // configured. A fault that says there is no answer leaves result and error unset.
-func (a *Account) perform(r *http.Request, s *service, op *operation, form url.Values) (any, fake.Fault, error) {
+func (a *Account) perform(r *http.Request, c call) (any, fake.Fault, error) {
 	if err := pause(r, a.timing.latency); err != nil {
 		return nil, fake.Fault{}, err
 	}
-	qualified := s.name + ":" + op.name
+	qualified := c.service.name + ":" + c.operation.name
 	fault, planned := a.faults.Next(qualified)
 	if !planned && !a.throttle.Allow(qualified) || fault.Kind == fake.FaultThrottle {
-		return nil, fault, s.throttled()
+		return nil, fault, c.service.throttled()
 	}
 	if fault.Kind == fake.FaultError && !fault.AfterEffect {
 		return nil, fault, injected(fault)
@@ -109,31 +117,35 @@ func (a *Account) perform(r *http.Request, s *service, op *operation, form url.V
 	if fault.Kind == fake.FaultHang && !fault.AfterEffect {
 		return nil, fault, nil
 	}
-	result, err := a.do(s, op, form)
+	result, err := a.do(c)
 	if fault.Kind == fake.FaultError {
 		return nil, fault, injected(fault)
 	}
 	return result, fault, err
 }
 
-// do decodes the form strictly and runs the operation with the account locked.
-func (a *Account) do(s *service, op *operation, form url.Values) (any, error) {
-	in := op.input()
-	unknown, err := decodeForm(form, in)
+// do decodes the form strictly, checks the permissions and runs the operation, with
+// the account locked.
+func (a *Account) do(c call) (any, error) {
+	in := c.operation.input()
+	unknown, err := decodeForm(c.form, in)
 	if err != nil {
-		return nil, a.violation(s.badParameter(err))
+		return nil, a.violation(c.service.badParameter(err))
 	}
 	if len(unknown) > 0 {
-		return nil, a.violation(s.unknownParameter(op.name, unknown))
-	}
-	if dry, ok := in.(interface{ dryRun() bool }); ok && dry.dryRun() {
-		return nil, failStatus(http.StatusPreconditionFailed, "DryRunOperation", "the request would have succeeded, but the DryRun flag is set")
+		return nil, a.violation(c.service.unknownParameter(c.operation.name, unknown))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.agenda.RunDue()
-	result, err := op.run(a, in)
-	if err == nil && op.write {
+	if err := a.checkPermissions(c, in); err != nil {
+		return nil, err
+	}
+	if dry, ok := in.(interface{ dryRun() bool }); ok && dry.dryRun() {
+		return nil, failStatus(http.StatusPreconditionFailed, "DryRunOperation", "the request would have succeeded, but the DryRun flag is set")
+	}
+	result, err := c.operation.run(a, in)
+	if err == nil && c.operation.write {
 		a.publish()
 	}
 	return result, err

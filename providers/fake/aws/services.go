@@ -40,7 +40,12 @@ func reads[In, Out any](name string, run func(*Account, *In) (Out, error)) *oper
 	return newOperation(name, false, run)
 }
 
-func writes[In, Out any](name string, run func(*Account, *In) (Out, error)) *operation {
+// writes makes an operation that can change something; its input has to know which
+// permissions that takes.
+func writes[In, Out any, P interface {
+	*In
+	authorizer
+}](name string, run func(*Account, *In) (Out, error)) *operation {
 	return newOperation(name, true, run)
 }
 
@@ -220,7 +225,6 @@ type getCallerIdentityResult struct {
 
 func (a *Account) getCallerIdentity(*getCallerIdentityInput) (*getCallerIdentityResult, error) {
 	return &getCallerIdentityResult{
-		Arn:    fmt.Sprintf("arn:aws:iam::%s:role/cloud-controller-manager", a.id),
-		UserID: "AROAFAIRWAYFAKE00000", Account: a.id,
+		Arn: a.principal(), UserID: "AROAFAIRWAYFAKE00000:fairway", Account: a.id,
 	}, nil
 }

@@ -18,7 +18,7 @@ func (rs refusals) check(t *testing.T, c client) {
 	before := fmt.Sprint(c.Leftovers(), c.Dataplane())
 	for _, r := range rs {
 		t.Run(r.name, func(t *testing.T) {
-			c := client{Account: c.Account, t: t}
+			c := client{Account: c.Account, t: t, accessKey: c.accessKey}
 			c.wants(r.code, r.operation, r.parameters...)
 			if after := fmt.Sprint(c.Leftovers(), c.Dataplane()); after != before {
 				t.Errorf("the refused request changed the account from\n%s\nto\n%s", before, after)

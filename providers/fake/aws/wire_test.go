@@ -113,7 +113,7 @@ func lineAt(lines []string, i int) string {
 // TestRequestsNobodySends: what no correct client sends is refused in the
 // protocol the client can read, has no effect, and is remembered.
 func TestRequestsNobodySends(t *testing.T) {
-	elb, ec2 := authorization("elasticloadbalancing", "eu-west-1"), authorization("ec2", "eu-west-1")
+	elb, ec2 := authorization(ownKey, "elasticloadbalancing", "eu-west-1"), authorization(ownKey, "ec2", "eu-west-1")
 	form := func(pairs ...string) string {
 		v := url.Values{}
 		for i := 0; i < len(pairs); i += 2 {
@@ -130,7 +130,7 @@ func TestRequestsNobodySends(t *testing.T) {
 		{"no authorization, ELBv2", form("Action", "DescribeTags", "Version", "2015-12-01"), "", "MissingAuthenticationToken", 403, "<ErrorResponse"},
 		{"no authorization, EC2", form("Action", "DescribeVpcs", "Version", "2016-11-15"), "", "AuthFailure", 401, "<Response>"},
 		{"no scope", form(group...), "AWS4-HMAC-SHA256 Credential=AKID, SignedHeaders=host, Signature=0", "AuthFailure", 401, "<Response>"},
-		{"another region", form(group...), authorization("ec2", "us-east-1"), "SignatureDoesNotMatch", 403, "<Response>"},
+		{"another region", form(group...), authorization(ownKey, "ec2", "us-east-1"), "SignatureDoesNotMatch", 403, "<Response>"},
 		{"another version", form("Action", "DescribeVpcs", "Version", "2014-01-01"), ec2, "InvalidAction", 400, "<Response>"},
 		{"the other service's operation", form("Action", "DescribeVpcs", "Version", "2015-12-01"), elb, "InvalidAction", 400, "<ErrorResponse"},
 		{"unknown operation", form("Action", "Explode", "Version", "2016-11-15"), ec2, "InvalidAction", 400, "<Response>"},

@@ -1,6 +1,7 @@
 package aws
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/fairway-lb/fairway/providers/fake"
+	"github.com/fairway-lb/fairway/providers/fake/aws/iam"
 )
 
 // World is what an account holds before anyone asks it for something: its seed.
@@ -31,6 +33,13 @@ type World struct {
 	// Throttle replaces PublishedLimits.
 	Throttle *Throttle `json:"throttle,omitempty"`
 	Quotas   Quotas    `json:"quotas,omitzero"`
+	// Policies are IAM policy documents that decide, together, what is allowed;
+	// without any, everything is. What package iam does not understand in them is an
+	// error.
+	Policies []json.RawMessage `json:"policies,omitempty"`
+	// Administrators are access keys that the policies do not bind, for what happens
+	// in the account besides the work of the client that is looked at.
+	Administrators []string `json:"administrators,omitempty"`
 }
 
 // VPC is the account's only network.
@@ -195,8 +204,23 @@ func (w *World) complete() error {
 			return fmt.Errorf("address %s: %s is not in publicPool", w.Addresses[i].AllocationID, w.Addresses[i].PublicIP)
 		}
 	}
+	if _, err := w.policies(); err != nil {
+		return err
+	}
 	w.Quotas.complete()
 	return nil
+}
+
+func (w *World) policies() ([]iam.Policy, error) {
+	var policies []iam.Policy
+	for i, document := range w.Policies {
+		p, err := iam.Parse(document)
+		if err != nil {
+			return nil, fmt.Errorf("policies: document %d: %w", i+1, err)
+		}
+		policies = append(policies, p)
+	}
+	return policies, nil
 }
 
 func (w *World) completeSubnets() error {
