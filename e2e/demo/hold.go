@@ -49,7 +49,7 @@ func (s *story) hold(ctx context.Context, doors []*os.File) error {
 	if err := os.WriteFile(kubeconfig, content, 0o600); err != nil {
 		return err
 	}
-	defer os.Remove(kubeconfig)
+	defer func() { _ = os.Remove(kubeconfig) }()
 	kubectl := filepath.Join(os.Getenv(environment.KubernetesVariable), "kubectl")
 	fmt.Fprintln(s.out, "\nIt stays up until Ctrl-C, with the LoadBalancer Service applied again. In another terminal:")
 	s.say("\nexport KUBECONFIG=%s\n%s get nodes,pods,services\n%s describe service %s\n", kubeconfig, kubectl, kubectl, service)

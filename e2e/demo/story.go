@@ -125,7 +125,7 @@ func (s *story) apply(ctx context.Context) error {
 // plan shows the plan as the controller logged it, before it carried it out.
 func (s *story) plan(ctx context.Context) error {
 	var text string
-	if err := s.until(ctx, "the controller's plan", func(ctx context.Context) (err error) {
+	if err := s.until(ctx, "the controller's plan", func(context.Context) (err error) {
 		text, err = s.env.LoggedPlan("default/" + service)
 		return err
 	}); err != nil {

@@ -11,23 +11,23 @@ import (
 type ErrorKind string
 
 const (
-	// NotFound: the thing is not there. Deleting it has succeeded.
+	// NotFound means that the thing is not there: deleting it has succeeded.
 	NotFound ErrorKind = "NotFound"
-	// Conflict: someone else changed or took it; read again, then retry.
+	// Conflict means that someone else changed or took it: read again, retry.
 	Conflict ErrorKind = "Conflict"
-	// Throttled: too many calls; wait RetryAfter, slow everything down.
+	// Throttled means too many calls: wait RetryAfter, slow everything down.
 	Throttled ErrorKind = "Throttled"
-	// Quota: an account limit is reached. Retried slowly: the cure is outside
-	// Kubernetes.
+	// Quota means that an account limit is reached. Retried slowly: the cure is
+	// outside Kubernetes.
 	Quota ErrorKind = "Quota"
-	// Denied: our credentials may not do this. Retried slowly.
+	// Denied means that our credentials may not do this. Retried slowly.
 	Denied ErrorKind = "Denied"
-	// Invalid: what was asked for cannot be. Found by our own Desired it waits
-	// for an object to change; answered by a cloud it is retried slowly.
+	// Invalid means that what was asked for cannot be. Found by our own Desired
+	// it waits for an object to change; answered by a cloud it is retried slowly.
 	Invalid ErrorKind = "Invalid"
-	// Pending: accepted and under way; look again after RetryAfter.
+	// Pending means accepted and under way: look again after RetryAfter.
 	Pending ErrorKind = "Pending"
-	// Unavailable: no or no usable answer; nothing is known about the effect.
+	// Unavailable means no usable answer: nothing is known about the effect.
 	Unavailable ErrorKind = "Unavailable"
 )
 

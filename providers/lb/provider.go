@@ -108,11 +108,11 @@ func (c Change) Changes(field string) bool {
 type AddressMode string
 
 const (
-	// ModeVIP: packets arrive at the node still carrying this address, and
-	// the node proxy may answer for it.
+	// ModeVIP says that packets arrive at the node still carrying this address,
+	// and that the node proxy may answer for it.
 	ModeVIP AddressMode = "VIP"
-	// ModeProxy: the load balancer translates the address; nodes must send
-	// packets for it out to the load balancer.
+	// ModeProxy says that the load balancer translates the address: nodes must
+	// send packets for it out to the load balancer.
 	ModeProxy AddressMode = "Proxy"
 )
 

@@ -41,7 +41,7 @@ func title(r lb.Resource) string {
 			return fmt.Sprintf("%s (of %s)", r.Ref, o)
 		}
 	}
-	return r.Ref.String()
+	return r.String()
 }
 
 func fate(c lb.Change) string {
