@@ -167,12 +167,23 @@ func (s *suite) slow(t T) {
 			c.expect("after the deletion", nothing)
 		})
 	}
-	s.part(t, "deleted while under way", conditions, func(c *controller) {
-		_, _ = c.attempt(reconcile(s.Service(0)))
-		c.restart()
-		c.settle(remove(s.Service(0)))
-		time.Sleep(2 * conditions.Slow)
-		c.expect("after the deletion", nothing)
+	t.Run("deleted while under way", func(t T) {
+		s.count(func() { s.cases++ })
+		for attempts, done := 1, false; !done; attempts++ {
+			s.account(t, conditions, func(c *controller) {
+				for n := range attempts {
+					_, err := c.attempt(reconcile(s.Service(0)))
+					if done = err == nil || attempts > 20; !done && n < attempts-1 {
+						time.Sleep(wait(err, 0))
+					}
+				}
+				_, _ = c.attempt(reconcile(s.updated()))
+				c.restart()
+				c.settle(remove(s.Service(0)))
+				time.Sleep(2 * conditions.Slow)
+				c.expect(fmt.Sprintf("after a deletion that came after %d attempts to create", attempts), nothing)
+			})
+		}
 	})
 	s.part(t, "failing at the end", conditions, func(c *controller) {
 		if !c.account.FailOperation() {

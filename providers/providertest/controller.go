@@ -15,7 +15,7 @@ const (
 	// attemptTime is a controller's deadline for one run of the engine.
 	attemptTime = 2 * time.Minute
 	// patience is how long a Service may take to become what it shall be.
-	patience = 2 * time.Hour
+	patience = time.Hour
 	// slowRetry is when a controller tries again what the cloud refused.
 	slowRetry = time.Minute
 )

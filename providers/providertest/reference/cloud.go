@@ -18,13 +18,14 @@ type cloud struct {
 
 	mu        sync.Mutex
 	pools     map[string][]poolVersion // by name, oldest first
+	poolNames map[string]string        // by ID
 	documents map[string]*document     // by name
 	ids       int
 	failNext  bool
 }
 
 func newCloud(lag, slow time.Duration, pageSize int) *cloud {
-	return &cloud{lag: lag, slow: slow, pageSize: pageSize, pools: map[string][]poolVersion{}, documents: map[string]*document{}}
+	return &cloud{lag: lag, slow: slow, pageSize: pageSize, pools: map[string][]poolVersion{}, poolNames: map[string]string{}, documents: map[string]*document{}}
 }
 
 // failure is an answer that is no success.
@@ -106,6 +107,7 @@ func (c *cloud) createPool(p pool) (pool, error) {
 	}
 	c.ids++
 	p.ID = "pool-" + strconv.Itoa(c.ids)
+	c.poolNames[p.ID] = p.Name
 	c.setPool(p.Name, &p)
 	return p, nil
 }
@@ -145,10 +147,8 @@ func (c *cloud) deletePool(name, id string) error {
 
 // poolByID returns the pool that has the ID, nil if there is none.
 func (c *cloud) poolByID(id string) *pool {
-	for name := range c.pools {
-		if p := c.poolAt(name, time.Now()); p != nil && p.ID == id {
-			return p
-		}
+	if p := c.poolAt(c.poolNames[id], time.Now()); p != nil && p.ID == id {
+		return p
 	}
 	return nil
 }

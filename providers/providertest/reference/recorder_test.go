@@ -1,0 +1,76 @@
+package reference
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	pt "github.com/fairway-lb/fairway/providers/providertest"
+)
+
+// recorder is a providertest.T that remembers which parts failed.
+type recorder struct {
+	host *testing.T
+	name string
+	log  *failures
+}
+
+type failures struct {
+	mu    sync.Mutex
+	names []string
+	first string // what was said first
+}
+
+// stopped is what Fatalf panics with.
+type stopped struct{}
+
+func (r recorder) Helper()             {}
+func (r recorder) Logf(string, ...any) {}
+
+func (r recorder) Errorf(format string, args ...any) {
+	r.log.mu.Lock()
+	defer r.log.mu.Unlock()
+	if r.log.first == "" {
+		r.log.first = r.name + ": " + fmt.Sprintf(format, args...)
+	}
+	if !slices.Contains(r.log.names, r.name) {
+		r.log.names = append(r.log.names, r.name)
+	}
+}
+
+func (r recorder) Fatalf(format string, args ...any) {
+	r.Errorf(format, args...)
+	panic(stopped{})
+}
+
+// guard runs f and reports whether it was not stopped.
+func guard(f func()) (whole bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			if _, ours := p.(stopped); !ours {
+				panic(p)
+			}
+		}
+	}()
+	f()
+	return true
+}
+
+func (r recorder) Run(name string, f func(pt.T)) {
+	sub := recorder{r.host, strings.TrimPrefix(r.name+"/"+name, "/"), r.log}
+	guard(func() { f(sub) })
+}
+
+func (r recorder) Simulate(f func(pt.T)) {
+	r.log.mu.Lock()
+	before := len(r.log.names)
+	r.log.mu.Unlock()
+	whole := false
+	synctest.Test(r.host, func(*testing.T) { whole = guard(func() { f(r) }) })
+	if !whole || len(r.log.names) > before {
+		panic(stopped{})
+	}
+}
