@@ -7,6 +7,7 @@ package environment
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -114,7 +115,13 @@ func (e *Environment) start(ctx context.Context) (err error) {
 // startCloud starts the fake cloud in the fabric, where all packets pass.
 func (e *Environment) startCloud(ctx context.Context, nodes []cluster.NodeConfig) error {
 	world := filepath.Join(e.dir, "world.yaml")
-	if err := write(world, seed(nodes, netip.MustParseAddr(cluster.ControlPlaneAddress))); err != nil {
+	account := seed(nodes, netip.MustParseAddr(cluster.ControlPlaneAddress))
+	policy, err := shippedPolicy(e.config.Source)
+	if err != nil {
+		return err
+	}
+	account.Policies = []json.RawMessage{policy}
+	if err := write(world, account); err != nil {
 		return err
 	}
 	const api, dns = cluster.FabricAddress + ":4566", cluster.FabricAddress + ":53"

@@ -1,9 +1,11 @@
 package environment
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -68,6 +70,16 @@ func seed(nodes []cluster.NodeConfig, controlPlane netip.Addr) fakeaws.World {
 		w.Instances = append(w.Instances, asInstance(n))
 	}
 	return w
+}
+
+// shippedPolicy is the IAM policy that the documentation tells operators to give
+// the controller, for the cluster of the environment.
+func shippedPolicy(source string) (json.RawMessage, error) {
+	document, err := os.ReadFile(filepath.Join(source, "docs", "aws", "iam-policy.json"))
+	if err != nil {
+		return nil, fmt.Errorf("read the controller's IAM policy: %w", err)
+	}
+	return json.RawMessage(strings.ReplaceAll(string(document), "${CLUSTER_NAME}", clusterName)), nil
 }
 
 func subnetID(middle string, i int) string { return fmt.Sprintf("subnet-%s%011d", middle, i+1) }
