@@ -62,6 +62,12 @@ func ByService(s ServiceRef) Owner { return Owner{Kind: OwnedByService, Service:
 // ByCluster is the owner of what all Services of the cluster use.
 func ByCluster() Owner { return Owner{Kind: OwnedByCluster} }
 
+// Covers reports whether p is o, or the same Service's share in something that
+// several Services own.
+func (o Owner) Covers(p Owner) bool {
+	return o == p || o.Kind == OwnedByService && p.Kind == OwnedByServices && o.Service == p.Service
+}
+
 // String returns the owner as a person would say it.
 func (o Owner) String() string {
 	switch o.Kind {
@@ -101,8 +107,9 @@ type Resource struct {
 	InUse bool
 }
 
-// OwnedBy reports whether o is one of the resource's owners.
-func (r Resource) OwnedBy(o Owner) bool { return slices.Contains(r.Owners, o) }
+// OwnedBy reports whether o is one of the resource's owners, alone or with
+// others.
+func (r Resource) OwnedBy(o Owner) bool { return slices.ContainsFunc(r.Owners, o.Covers) }
 
 // Foreign reports whether the resource carries no owner mark of this cluster.
 func (r Resource) Foreign() bool { return len(r.Owners) == 0 }
@@ -114,6 +121,11 @@ func (r Resource) Requires() []Ref {
 	}
 	return append([]Ref{r.Parent}, r.DependsOn...)
 }
+
+// FieldOwners is the name under which a Change lists that a resource's owners
+// differ: a Service joins those that share it, or leaves them. It is no field
+// that a provider sets.
+const FieldOwners = "owners"
 
 // Fields are a resource's properties by name, in the cloud's own words.
 type Fields map[string]Value

@@ -63,7 +63,7 @@ func edit(resources []lb.Resource, r lb.Ref, change func(*lb.Resource)) []lb.Res
 	return resources
 }
 
-func without(resources []lb.Resource, kinds ...lb.Kind) []lb.Resource {
+func except(resources []lb.Resource, kinds ...lb.Kind) []lb.Resource {
 	var rest []lb.Resource
 	for _, r := range resources {
 		keep := true
@@ -77,9 +77,31 @@ func without(resources []lb.Resource, kinds ...lb.Kind) []lb.Resource {
 	return rest
 }
 
+func sharedBy(names ...string) []lb.Owner {
+	var owners []lb.Owner
+	for _, n := range names {
+		owners = append(owners, lb.Owner{Kind: lb.OwnedByServices, Service: lb.ServiceRef{Namespace: "default", Name: n, UID: n}})
+	}
+	return owners
+}
+
+// share is one load balancer of several Services with a listener of one of them.
+func share(id, port, scheme string, owners []lb.Owner, listener string) []lb.Resource {
+	balancer := ref("load-balancer", "shared")
+	return []lb.Resource{
+		{Ref: balancer, ID: id, Owners: owners, Fields: lb.Fields{"scheme": lb.Text(scheme)}},
+		{Ref: ref("listener", "shared:"+port), ID: id, Parent: balancer,
+			Owners: []lb.Owner{lb.ByService(lb.ServiceRef{Namespace: "default", Name: listener, UID: listener})}, Fields: lb.Fields{}},
+	}
+}
+
+func scope(name string) lb.Owner {
+	return lb.ByService(lb.ServiceRef{Namespace: "default", Name: name, UID: name})
+}
+
 func TestDiff(t *testing.T) {
 	moved := func() []lb.Resource { // port 80 becomes 81
-		d := without(stack(), "listener", "target-group", "targets")
+		d := except(stack(), "listener", "target-group", "targets")
 		return append(d,
 			lb.Resource{Ref: ref("listener", "default/web:81"), Owners: mine(), Parent: ref("load-balancer", "default/web"),
 				DependsOn: []lb.Ref{ref("target-group", "default/web:81")}, Fields: lb.Fields{"protocol": lb.Text("UDP")}},
@@ -92,9 +114,9 @@ func TestDiff(t *testing.T) {
 	}{
 		{"create", stack(), nil, lb.ByService(web)},
 		{"unchanged", stack(), observedStack(), lb.ByService(web)},
-		{"resume", stack(), without(observedStack(), "listener", "targets"), lb.ByService(web)},
+		{"resume", stack(), except(observedStack(), "listener", "targets"), lb.ByService(web)},
 		{"delete", nil, observedStack(), lb.ByService(web)},
-		{"delete-leftovers", nil, without(observedStack(), "load-balancer", "listener"), lb.ByService(web)},
+		{"delete-leftovers", nil, except(observedStack(), "load-balancer", "listener"), lb.ByService(web)},
 		{"node-change", edit(stack(), ref("targets", "default/web:80"), func(r *lb.Resource) {
 			r.Fields = lb.Fields{"instances": lb.Set("i-2", "i-3")}
 		}), observedStack(), lb.ByService(web)},
@@ -109,6 +131,10 @@ func TestDiff(t *testing.T) {
 		{"another-services", nil, edit(observedStack(), ref("target-group", "default/web:80"), func(r *lb.Resource) {
 			r.Owners = []lb.Owner{lb.ByService(lb.ServiceRef{Namespace: "default", Name: "web", UID: "u2"})}
 		}), lb.ByService(web)},
+		{"share-join", share("", "81", "internal", sharedBy("b"), "b"), share("x", "80", "internal", sharedBy("a"), "a"), scope("b")},
+		{"share-leave", nil, append(share("x", "80", "internal", sharedBy("a", "b"), "a"), share("x", "81", "internal", nil, "b")[1]), scope("b")},
+		{"share-last-goes", nil, share("x", "80", "internal", sharedBy("a"), "a"), scope("a")},
+		{"share-first-changes", share("", "80", "public", sharedBy("a"), "a"), share("x", "80", "internal", sharedBy("a", "b"), "a"), scope("a")},
 		{"foreign-leftover", nil, edit(observedStack(), ref("security-group", "default/web"), func(r *lb.Resource) { r.Owners = nil }), lb.ByService(web)},
 	}
 	for _, c := range cases {
@@ -161,6 +187,13 @@ func TestDiffRefuses(t *testing.T) {
 	}{
 		{"what is foreign", stack(), edit(observedStack(), ref("target-group", "default/web:80"), func(r *lb.Resource) { r.Owners = nil }),
 			lb.Conflict, "target-group default/web:80"},
+		{"a port that another Service has", share("", "80", "internal", sharedBy("b"), "b"), share("x", "80", "internal", sharedBy("a"), "a"),
+			lb.Conflict, "belongs to service default/a"},
+		{"what the first of several wants otherwise", share("", "81", "public", sharedBy("b"), "b"), share("x", "80", "internal", sharedBy("a", "b"), "a"),
+			lb.Conflict, "service default/a shares it"},
+		{"what belongs to another life of the Service", stack(), edit(observedStack(), ref("target-group", "default/web:80"), func(r *lb.Resource) {
+			r.Owners = []lb.Owner{lb.ByService(lb.ServiceRef{Namespace: "default", Name: "web", UID: "u0"})}
+		}), lb.Conflict, "belongs to service default/web"},
 		{"a resource named twice", append(stack(), stack()[0]), nil, lb.Invalid, "listed twice"},
 		{"an observation named twice", nil, append(observedStack(), observedStack()[0]), lb.Invalid, "listed twice"},
 		{"a circle", circle, nil, lb.Invalid, "requires itself"},

@@ -185,7 +185,7 @@ func TestFailedCreationKeepsTheOld(t *testing.T) {
 		t.Fatal(err)
 	}
 	cloud.want = func(lb.Service) ([]lb.Resource, error) {
-		renamed := without(stack(), "listener")
+		renamed := except(stack(), "listener")
 		return edit(renamed, ref("load-balancer", "default/web"), func(r *lb.Resource) { r.Key = "default/web internal" }), nil
 	}
 	cloud.fail = func(c lb.Change) error {

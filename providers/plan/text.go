@@ -24,7 +24,11 @@ func (p Plan) String() string {
 		case lb.Update:
 			fmt.Fprintf(&b, "  ~ %s\n", title(c.After))
 			for _, name := range c.Fields {
-				fmt.Fprintf(&b, "      %-24s %s\n", name, difference(c.Before.Fields[name], c.After.Fields[name]))
+				before, after := c.Before.Fields[name], c.After.Fields[name]
+				if name == lb.FieldOwners {
+					before, after = owners(c.Before), owners(c.After)
+				}
+				fmt.Fprintf(&b, "      %-24s %s\n", name, difference(before, after))
 			}
 		case lb.Delete:
 			fmt.Fprintf(&b, "  - %s%s\n", title(c.Before), fate(c))
@@ -42,6 +46,15 @@ func title(r lb.Resource) string {
 		}
 	}
 	return r.String()
+}
+
+// owners lists who owns a resource as if it were a field with several items.
+func owners(r lb.Resource) lb.Value {
+	all := lb.Value{}
+	for _, o := range r.Owners {
+		all = append(all, o.String())
+	}
+	return all
 }
 
 func fate(c lb.Change) string {
