@@ -21,6 +21,10 @@ type Options struct {
 	// long it took and its error, if any. It is where metrics are hooked in;
 	// it is called from several goroutines and must not block.
 	OnApplied func(c lb.Change, took time.Duration, err error)
+	// Trust is how long a Service may be brought from one state to the next
+	// without a look at the cloud in between: what the engine made or saw is
+	// taken to be there still. 0 means that each run looks.
+	Trust time.Duration
 }
 
 // Engine keeps a cloud as the Services want it. Its methods may be called from
@@ -33,6 +37,8 @@ type Engine struct {
 	// cluster keeps apart who relies on what the cluster owns and who takes it
 	// away.
 	cluster gate
+	recall  recall
+	surveys surveys
 }
 
 // NewEngine returns an engine on the given cloud.
@@ -40,7 +46,7 @@ func NewEngine(p lb.Provider, opts Options) *Engine {
 	if opts.Parallelism <= 0 {
 		opts.Parallelism = 4
 	}
-	e := &Engine{provider: p, opts: opts}
+	e := &Engine{provider: p, opts: opts, recall: recall{trust: opts.Trust}}
 	if d, ok := p.(lb.Documents); ok {
 		e.commits = newCommitter(d)
 	}
@@ -67,7 +73,13 @@ func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
 		return Result{}, err
 	}
 	defer e.cluster.leave()
-	result, observed, err := e.preview(ctx, s)
+	observed, seen, recalled := e.recall.get(s.ServiceRef)
+	if !recalled {
+		observed, seen = nil, time.Now()
+	}
+	// Whatever goes wrong from here on, the next run looks at the cloud.
+	e.recall.forget(s.ServiceRef)
+	result, observed, err := e.preview(ctx, s, observed)
 	if err != nil {
 		return result, err
 	}
@@ -75,13 +87,16 @@ func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
 	result.Plan, held = e.brake(ctx, result.Plan)
 	after, err := e.apply(ctx, result.Plan, observed)
 	result.Status = e.provider.Status(after)
-	return result, errors.Join(err, held)
+	if err = errors.Join(err, held); err == nil {
+		e.recall.put(s.ServiceRef, after, seen)
+	}
+	return result, err
 }
 
 // Preview returns what Reconcile would do, and does nothing. A Pending error
 // says what would be held.
 func (e *Engine) Preview(ctx context.Context, s lb.Service) (Result, error) {
-	result, _, err := e.preview(ctx, s)
+	result, _, err := e.preview(ctx, s, nil)
 	if err != nil {
 		return result, err
 	}
@@ -89,7 +104,8 @@ func (e *Engine) Preview(ctx context.Context, s lb.Service) (Result, error) {
 	return result, err
 }
 
-func (e *Engine) preview(ctx context.Context, s lb.Service) (Result, []lb.Resource, error) {
+// preview plans from what is observed; nil means that it must be looked at.
+func (e *Engine) preview(ctx context.Context, s lb.Service, observed []lb.Resource) (Result, []lb.Resource, error) {
 	desired, err := e.provider.Desired(ctx, s)
 	result := Result{Notices: desired.Notices}
 	if err != nil {
@@ -97,9 +113,10 @@ func (e *Engine) preview(ctx context.Context, s lb.Service) (Result, []lb.Resour
 	}
 	result.Hash = lb.Hash(desired.Resources)
 	owner := lb.ByService(s.ServiceRef)
-	observed, err := e.provider.Observe(ctx, owner)
-	if err != nil {
-		return result, nil, err
+	if observed == nil {
+		if observed, err = e.provider.Observe(ctx, owner); err != nil {
+			return result, nil, err
+		}
 	}
 	result.Status = e.provider.Status(observed)
 	result.Plan, err = Diff(desired.Resources, observed, owner)
@@ -127,6 +144,7 @@ func (e *Engine) Exists(ctx context.Context, s lb.ServiceRef) (lb.Status, bool, 
 // the Service left; until then it returns an error, Pending where the cloud
 // only needs time.
 func (e *Engine) Delete(ctx context.Context, s lb.ServiceRef) (Result, error) {
+	e.recall.forget(s)
 	result, left, err := e.remove(ctx, lb.ByService(s))
 	if err != nil || !slices.ContainsFunc(left, idle) {
 		return result, err
