@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/fairway-lb/fairway/providers/fake"
+	"github.com/fairway-lb/fairway/providers/fake/aws/apimodel"
 	"github.com/fairway-lb/fairway/providers/fake/aws/iam"
 )
 
@@ -36,6 +37,8 @@ type Account struct {
 	calls      fake.CallLog
 	faults     fake.Faults
 	throttle   *fake.Throttle
+	// model is AWS's description of what is served.
+	model apimodel.Model
 	// policies bind all but the administrators' access keys.
 	policies       []iam.Policy
 	administrators []string
@@ -80,8 +83,12 @@ func New(w World) (*Account, error) {
 	if err != nil {
 		return nil, fmt.Errorf("world: %w", err)
 	}
+	model, err := apimodel.Published()
+	if err != nil {
+		return nil, err
+	}
 	a := &Account{
-		policies: policies, administrators: w.Administrators,
+		model: model, policies: policies, administrators: w.Administrators,
 		region: w.Region, id: w.AccountID, zones: w.Zones, publicPool: w.PublicPool, quotas: w.Quotas,
 		timing: timing{
 			latency:         time.Duration(w.Timing.Latency),

@@ -86,7 +86,14 @@ func (c client) ask(operation string, parameters ...string) reply {
 		}
 		form.Add(name, value)
 	}
-	return c.send(form.Encode(), authorization(c.accessKey, s.name, "eu-west-1"))
+	r := c.send(form.Encode(), authorization(c.accessKey, s.name, "eu-west-1"))
+	if r.status == http.StatusOK {
+		mistakes, err := c.model.CheckAnswer(s.name, operation, []byte(r.body))
+		if err != nil || len(mistakes) > 0 {
+			c.t.Errorf("%s %q is answered as AWS does not: %q %v\n%s", operation, parameters, mistakes, err, r.body)
+		}
+	}
+	return r
 }
 
 // ownKey is the access key of requests by default.

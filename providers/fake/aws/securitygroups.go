@@ -76,7 +76,6 @@ type createSecurityGroupInput struct {
 
 type createSecurityGroupResult struct {
 	ec2Reply
-	Return  bool          `xml:"return"`
 	GroupID string        `xml:"groupId"`
 	TagSet  items[tagXML] `xml:"tagSet"`
 	ARN     string        `xml:"securityGroupArn"`
@@ -111,7 +110,7 @@ func (a *Account) createSecurityGroup(in *createSecurityGroupInput) (*createSecu
 	g := a.newGroup(a.newID("sg"), in.Name, in.Description)
 	g.visibleAt = time.Now().Add(a.timing.visibilityLag)
 	a.setTags(g.id, tags)
-	return &createSecurityGroupResult{Return: true, GroupID: g.id, TagSet: a.tagSet(g.id), ARN: a.arn("ec2", "security-group/"+g.id)}, nil
+	return &createSecurityGroupResult{GroupID: g.id, TagSet: a.tagSet(g.id), ARN: a.arn("ec2", "security-group/"+g.id)}, nil
 }
 
 type deleteSecurityGroupInput struct {

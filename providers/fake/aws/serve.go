@@ -124,16 +124,23 @@ func (a *Account) perform(r *http.Request, c call) (any, fake.Fault, error) {
 	return result, fault, err
 }
 
-// do decodes the form strictly, checks the permissions and runs the operation, with
-// the account locked.
+// do checks the request against AWS's own description, then the permissions, and
+// runs the operation with the account locked.
 func (a *Account) do(c call) (any, error) {
+	breaches, err := a.model.CheckRequest(c.service.name, c.operation.name, c.form)
+	if err != nil {
+		return nil, err
+	}
+	if len(breaches) > 0 {
+		return nil, a.violation(c.service.breached(c.operation.name, breaches))
+	}
 	in := c.operation.input()
-	unknown, err := decodeForm(c.form, in)
+	unserved, err := decodeForm(c.form, in)
 	if err != nil {
 		return nil, a.violation(c.service.badParameter(err))
 	}
-	if len(unknown) > 0 {
-		return nil, a.violation(c.service.unknownParameter(c.operation.name, unknown))
+	if len(unserved) > 0 {
+		return nil, a.violation(c.service.unserved(c.operation.name, unserved))
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

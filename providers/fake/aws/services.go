@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/fairway-lb/fairway/providers/fake"
+	"github.com/fairway-lb/fairway/providers/fake/aws/apimodel"
 )
 
 type protocol int
@@ -180,12 +181,47 @@ func (s *service) badParameter(err error) error {
 	return fail(codeValidation, "%v", err)
 }
 
-func (s *service) unknownParameter(operation string, names []string) error {
-	what := fmt.Sprintf("%s does not know the parameters %s", operation, strings.Join(names, ", "))
+// unserved refuses parameters that AWS has but the account does not serve: to
+// ignore them would be wrong.
+func (s *service) unserved(operation string, names []string) error {
+	what := fmt.Sprintf("%s is served here without the parameters %s", operation, strings.Join(names, ", "))
 	if s.protocol == ec2Query {
-		return fail("UnknownParameter", "%s", what)
+		return fail("UnsupportedOperation", "%s", what)
 	}
 	return fail(codeValidation, "%s", what)
+}
+
+// breached words what a request gets wrong by AWS's description, as the service
+// does: ELBv2 lists everything, EC2 names the first.
+//
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overview.html
+func (s *service) breached(operation string, breaches []apimodel.Breach) error {
+	if s.protocol != ec2Query {
+		var list []string
+		for _, b := range breaches {
+			switch b.Kind {
+			case apimodel.Missing:
+				list = append(list, fmt.Sprintf("Value null at '%s' failed to satisfy constraint: %s", b.Path, b.Rule))
+			case apimodel.Unknown:
+				list = append(list, fmt.Sprintf("%s does not know the parameter '%s'", operation, b.Key))
+			default:
+				list = append(list, fmt.Sprintf("Value '%s' at '%s' failed to satisfy constraint: %s", b.Value, b.Path, b.Rule))
+			}
+		}
+		errors := "errors"
+		if len(list) == 1 {
+			errors = "error"
+		}
+		return fail(codeValidation, "%d validation %s detected: %s", len(list), errors, strings.Join(list, "; "))
+	}
+	switch b := breaches[0]; b.Kind {
+	case apimodel.Missing:
+		return fail(codeMissingParameter, "The request must contain the parameter %s", b.Key)
+	case apimodel.Unknown:
+		return fail("UnknownParameter", "The parameter %s is not recognized by %s", b.Key, operation)
+	default:
+		return fail(codeInvalidParameter, "Value ( %s ) for parameter %s is invalid. %s", b.Value, b.Path, b.Rule)
+	}
 }
 
 // PublishedLimits are the request rates AWS publishes, or where it publishes only
