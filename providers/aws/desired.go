@@ -220,7 +220,7 @@ func (m *model) targetGroup(p port, health lb.Fields, instances lb.Value) lb.Ref
 	fields["port"] = lb.Number(p.nodePort)
 	fields["target-type"] = lb.Text("instance")
 	group := m.add(lb.Resource{Ref: targetGroupRef(m.service.ServiceRef, m.scheme, m.facts.vpc, p.protocol, p.nodePort), Owners: m.owned(), Fields: fields})
-	m.add(lb.Resource{Ref: targetsRef(group), Owners: m.owned(), Parent: group, Fields: lb.Fields{"instances": instances}})
+	m.add(lb.Resource{Ref: targetsRef(group), Owners: m.owned(), Parent: group, Fields: lb.Fields{"instances": instances}, Brake: "instances"})
 	return group
 }
 

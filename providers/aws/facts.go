@@ -227,13 +227,7 @@ func (f *factCache) ownVPC(ctx context.Context) (string, error) {
 	return f.metadata(ctx, "network/interfaces/macs/"+mac+"/vpc-id")
 }
 
-// filterValues is the most values EC2 takes in one filter.
-// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/Using_Filtering.html
-const filterValues = 200
-
 // learnInstances reads those instances that are not known or no longer fresh.
-// They are asked for by filter: unlike with explicit ids, one that is gone does
-// not fail the rest.
 func (f *factCache) learnInstances(ctx context.Context, ids []string) error {
 	now := time.Now()
 	stale := slices.DeleteFunc(slices.Clone(ids), func(id string) bool {
@@ -245,17 +239,9 @@ func (f *factCache) learnInstances(ctx context.Context, ids []string) error {
 		return ok && now.Sub(i.read) < ttl
 	})
 	for chunk := range slices.Chunk(stale, filterValues) {
-		var found []ec2types.Instance
-		pages := ec2.NewDescribeInstancesPaginator(f.ec2, &ec2.DescribeInstancesInput{
-			Filters: []ec2types.Filter{{Name: aws.String("instance-id"), Values: chunk}}})
-		for pages.HasMorePages() {
-			page, err := pages.NextPage(ctx)
-			if err != nil {
-				return failed("read instances", lb.Ref{}, err)
-			}
-			for _, r := range page.Reservations {
-				found = append(found, r.Instances...)
-			}
+		found, err := f.listInstances(ctx, chunk)
+		if err != nil {
+			return err
 		}
 		for _, id := range chunk {
 			f.instances[id] = instanceFacts{read: now}

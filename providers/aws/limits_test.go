@@ -24,7 +24,7 @@ import (
 func TestFullTargetGroup(t *testing.T) {
 	simulate(t, func(b *bench) {
 		b.reconcile(service())
-		s := service(func(s *lb.Service) { s.Targets = []lb.Target{node(3), node(4), node(5)} })
+		s := service(func(s *lb.Service) { s.Targets = []lb.Target{node(2), node(3), node(4)} })
 		b.account.Calls().Reset()
 		if _, err := b.engine.Reconcile(b.Context(), s); lb.KindOf(err) != lb.Quota {
 			b.Errorf("got %v, want Quota while the old targets still drain", err)

@@ -163,7 +163,7 @@ func TestNothingIsTakenAwayFirst(t *testing.T) {
 	}{
 		{"load balancer", service(annotate("scheme", "internal")), "CreateListener", "DeleteLoadBalancer"},
 		{"target group", service(func(s *lb.Service) { s.Ports[0].NodePort = 30081 }), "ModifyListener", "DeleteTargetGroup"},
-		{"targets", service(func(s *lb.Service) { s.Targets = []lb.Target{node(4), node(5)} }), "RegisterTargets", "DeregisterTargets"},
+		{"targets", service(func(s *lb.Service) { s.Targets = []lb.Target{node(2), node(3), node(4)} }), "RegisterTargets", "DeregisterTargets"},
 		{"rules", service(func(s *lb.Service) { s.SourceRanges = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} }),
 			"AuthorizeSecurityGroupIngress", "RevokeSecurityGroupIngress"},
 		{"targets of a new listener", service(func(s *lb.Service) { s.Ports[0].NodePort = 30081 }), "RegisterTargets", "ModifyListener"},
