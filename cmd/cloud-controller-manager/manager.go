@@ -29,6 +29,7 @@ import (
 	"github.com/fairway-lb/fairway/controllers/nodes"
 	fairway "github.com/fairway-lb/fairway/providers/cloudprovider"
 	"github.com/fairway-lb/fairway/providers/lb"
+	"github.com/fairway-lb/fairway/providers/plan"
 )
 
 // manager wires the framework, the cloud and our controller together.
@@ -92,6 +93,7 @@ func (m *manager) flags() cliflag.NamedFlagSets {
 		"Serve only Services of this loadBalancerClass, beside another cloud controller. Default: those without a class, as the cluster's only one.")
 	f.DurationVar(&m.options.SyncTimeout, "service-sync-deadline", 0, "Longest time one run for one Service may take. 0 means 2m.")
 	f.DurationVar(&m.options.Grace, "shutdown-grace-period", 0, "How long work that has begun may go on after SIGTERM. 0 means 20s; keep it below the Pod's terminationGracePeriodSeconds.")
+	f.DurationVar(&m.options.VerifyEvery, "verify-interval", time.Hour, "About how often each Service is compared with the cloud when nothing calls for it, to find and repair what others have changed.")
 	f.BoolVar(&m.options.DryRun, "dry-run", false, "Log the plan for each Service and change nothing, neither in the cloud nor in Kubernetes.")
 	return sets
 }
@@ -118,7 +120,7 @@ func (m *manager) inClassMode(cmd *cobra.Command) {
 // program with a message and no stack.
 func (m *manager) openCloud(config *cloudconfig.CompletedConfig) cloudprovider.Interface {
 	shared := config.ComponentConfig.KubeCloudShared.CloudProvider
-	c, err := newCloud(shared.Name, shared.CloudConfigFile)
+	c, err := newCloud(shared.Name, shared.CloudConfigFile, m.options.VerifyEvery/2)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		klog.FlushAndExit(klog.ExitFlushTimeout, 1)
@@ -126,7 +128,7 @@ func (m *manager) openCloud(config *cloudconfig.CompletedConfig) cloudprovider.I
 	return c
 }
 
-func newCloud(name, path string) (*fairway.Cloud, error) {
+func newCloud(name, path string, trust time.Duration) (*fairway.Cloud, error) {
 	found, err := find(name)
 	if err != nil {
 		return nil, err
@@ -150,7 +152,9 @@ func newCloud(name, path string) (*fairway.Cloud, error) {
 			return loadbalancer.ServiceFrom(s, nodes.Targets(all))
 		},
 		Status: loadbalancer.StatusFrom,
-		OnPlan: loadbalancer.LogPlan,
+		// A look at the cloud is due once per verification; in between the engine
+		// knows what it has made.
+		Options: plan.Options{OnPlan: loadbalancer.LogPlan, OnApplied: loadbalancer.ObserveChange, Trust: trust},
 	}), nil
 }
 

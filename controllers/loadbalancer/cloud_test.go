@@ -21,6 +21,35 @@ type memoryCloud struct {
 	// or refuse. It is called without the lock.
 	apply func(ctx context.Context, c lb.Change) error
 	calls []string
+	// surveyed says that the whole cloud can be listed at once.
+	surveyed bool
+}
+
+// asProvider returns the cloud with or without the means for surveys.
+func (m *memoryCloud) asProvider() lb.Provider {
+	if m.surveyed {
+		return surveyedCloud{m}
+	}
+	return m
+}
+
+type surveyedCloud struct{ *memoryCloud }
+
+// Survey shows load balancers and groups, and not what is inside them.
+func (m surveyedCloud) Survey(context.Context) (lb.Survey, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls = append(m.calls, "survey")
+	found := lb.Survey{Kinds: []lb.Kind{"load-balancer", "group"}, Services: map[lb.ServiceRef][]lb.Resource{}}
+	for _, r := range m.things {
+		switch r.Kind {
+		case "group":
+			found.Cluster = append(found.Cluster, r)
+		case "load-balancer":
+			found.Services[r.Owners[0].Service] = append(found.Services[r.Owners[0].Service], r)
+		}
+	}
+	return found, nil
 }
 
 func newMemoryCloud() *memoryCloud { return &memoryCloud{things: map[lb.Ref]lb.Resource{}} }
@@ -129,6 +158,14 @@ func (m *memoryCloud) since() []string {
 }
 
 // has reports whether a resource is there.
+// remove takes a thing and what is inside it away, as somebody else would.
+func (m *memoryCloud) remove(ref lb.Ref) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.things, ref)
+	maps.DeleteFunc(m.things, func(_ lb.Ref, r lb.Resource) bool { return r.Parent == ref })
+}
+
 func (m *memoryCloud) has(kind lb.Kind, key string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -28,6 +28,9 @@ type Engine interface {
 	Preview(ctx context.Context, s lb.Service) (plan.Result, error)
 	// Delete removes what s owns; nil means that nothing is left.
 	Delete(ctx context.Context, s lb.ServiceRef) (plan.Result, error)
+	// Confirm reports whether s, verified before with the given hash, can be
+	// believed to be so still, at the price of one survey for all Services.
+	Confirm(ctx context.Context, s lb.Service, hash string) (bool, error)
 }
 
 // Options are what a Controller works with. Client, Services, Nodes, Recorder
@@ -51,6 +54,9 @@ type Options struct {
 	// Grace is how long work that has begun may go on after the end of Run's
 	// context; 0 means 20 seconds.
 	Grace time.Duration
+	// VerifyEvery is about how often a Service is compared with the cloud when
+	// nothing calls for it, to find what others have changed; 0 means hourly.
+	VerifyEvery time.Duration
 	// DryRun logs plans and changes nothing, neither the cloud nor Services.
 	DryRun bool
 }
@@ -72,6 +78,7 @@ type Controller struct {
 func New(o Options) (*Controller, error) {
 	o.Workers = cmp.Or(o.Workers, 10)
 	o.SyncTimeout = cmp.Or(o.SyncTimeout, 2*time.Minute)
+	o.VerifyEvery = cmp.Or(o.VerifyEvery, time.Hour)
 	o.Grace = cmp.Or(o.Grace, 20*time.Second)
 	c := &Controller{
 		Options:  o,

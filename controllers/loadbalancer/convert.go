@@ -34,8 +34,9 @@ func ServiceFrom(svc *v1.Service, targets []lb.Target) (lb.Service, error) {
 		LoadBalancerIP:        svc.Spec.LoadBalancerIP,
 		Targets:               targets,
 	}
-	// kubectl's copy of the whole object says nothing and changes often.
+	// Neither kubectl's copy of the whole object nor our own note is a wish.
 	delete(s.Annotations, v1.LastAppliedConfigAnnotation)
+	delete(s.Annotations, CheckpointAnnotation)
 	s.IPv4, s.IPv6 = families(svc)
 	if svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal {
 		s.ExternalTrafficPolicy = lb.PolicyLocal

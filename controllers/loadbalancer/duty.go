@@ -19,6 +19,10 @@ const (
 	// PauseAnnotation keeps the controller's hands off a Service and its load
 	// balancer for as long as its value is anything but false.
 	PauseAnnotation = "fairway.io/pause"
+	// CheckpointAnnotation holds the hash of the resources that were last
+	// verified to be in the cloud. It is the controller's own note, for the one
+	// that comes after a restart; anything else in it is only a missed shortcut.
+	CheckpointAnnotation = "fairway.io/checkpoint"
 )
 
 // duty is what the controller owes a Service.

@@ -36,6 +36,7 @@ type world struct {
 func in(t *testing.T, test func(*world), edits ...func(*world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, client: apiServer(), cloud: newMemoryCloud(), events: &eventLog{}}
+		w.options.VerifyEvery = 1000 * time.Hour // what a test is about is not drowned in looks
 		w.addNode("node-1")
 		w.addNode("node-2")
 		for _, edit := range edits {
@@ -54,7 +55,7 @@ func (w *world) start() {
 	o.Client = w.client.CoreV1()
 	o.Services, o.Nodes = factory.Core().V1().Services(), factory.Core().V1().Nodes()
 	o.Recorder = w.events
-	o.Engine = plan.NewEngine(w.cloud, plan.Options{OnPlan: LogPlan})
+	o.Engine = plan.NewEngine(w.cloud.asProvider(), plan.Options{OnPlan: LogPlan})
 	c, err := New(o)
 	if err != nil {
 		w.t.Fatal(err)

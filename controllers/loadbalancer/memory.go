@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"math/rand/v2"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -20,11 +21,13 @@ type memory struct {
 	// show the one before.
 	patched *v1.Service
 
-	inputs    string    // fingerprint of what was last attempted
-	done      bool      // and it succeeded
-	notBefore time.Time // else it is not tried again before this
-	forever   bool      // or only with other inputs
-	failures  int       // in a row
+	inputs    string          // fingerprint of what was last attempted
+	done      bool            // and it succeeded
+	notBefore time.Time       // else it is not tried again before this
+	forever   bool            // or only with other inputs
+	due       time.Time       // when what succeeded is verified again
+	woken     <-chan struct{} // closed when what was pending has ended; may be nil
+	failures  int             // in a row
 
 	unwritten int // writes to the Service that failed, in a row
 
@@ -69,26 +72,37 @@ func (m *memory) newest(svc *v1.Service) *v1.Service {
 // need: without one, wait is when to look again, 0 for never.
 func (m *memory) attempt(inputs string) (needed bool, wait time.Duration) {
 	if m.inputs == inputs {
-		if m.done || m.forever {
+		if m.forever {
 			return false, 0
 		}
-		if wait := time.Until(m.notBefore); wait > 0 {
-			return false, wait
+		next := m.notBefore
+		if m.done {
+			next = m.due
 		}
-		return true, 0
+		wait := time.Until(next)
+		select {
+		case <-m.woken:
+			wait, m.woken = 0, nil
+		default:
+		}
+		return wait <= 0, max(wait, 0)
 	}
-	m.inputs, m.done, m.forever, m.failures = inputs, false, false, 0
+	m.inputs, m.done, m.forever, m.failures, m.woken = inputs, false, false, 0, nil
 	return true, 0
 }
 
-// succeed and fail record how the attempt ended.
-func (m *memory) succeed() {
+// succeed and fail record how the attempt ended. What succeeded is verified
+// again after about the given time: up to a quarter sooner or later, so that
+// Services which began together do not stay together.
+func (m *memory) succeed(verify time.Duration) {
 	m.done, m.failures, m.trouble = true, 0, verdict{}
+	m.due = time.Now().Add(verify*3/4 + rand.N(verify/2))
 }
 
 // fail returns the trouble to report, and whether it is news.
 func (m *memory) fail(v verdict) (report verdict, news bool) {
 	m.done, m.forever = false, v.after == never
+	m.woken = v.ended
 	m.notBefore = time.Now().Add(max(v.after, 0))
 	m.failures++
 	switch {

@@ -65,6 +65,17 @@ func withIngress(ingress []v1.LoadBalancerIngress) edit {
 	return func(svc *v1.Service) { svc.Status.LoadBalancer.Ingress = ingress }
 }
 
+func withCheckpoint(hash string) edit {
+	return func(svc *v1.Service) {
+		if svc.Annotations == nil {
+			svc.Annotations = map[string]string{}
+		}
+		svc.Annotations[CheckpointAnnotation] = hash
+	}
+}
+
+func withoutCheckpoint(svc *v1.Service) { delete(svc.Annotations, CheckpointAnnotation) }
+
 func withCondition(c metav1.Condition) edit {
 	return func(svc *v1.Service) { meta.SetStatusCondition(&svc.Status.Conditions, c) }
 }

@@ -107,15 +107,54 @@ func (c *Controller) ensure(ctx context.Context, svc *v1.Service, m *memory) (ti
 		return again, resultFailed
 	}
 	svc = m.newest(svc)
-	m.ref = s.ServiceRef
 	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
 	defer cancel()
+	if m.ref == (lb.ServiceRef{}) && c.confirmed(bounded, svc, s) {
+		return c.believe(svc, m, s)
+	}
+	m.ref = s.ServiceRef
 	result, err := c.Engine.Reconcile(bounded, s)
 	c.note(svc, m, result.Notices)
 	if err != nil {
 		return c.failed(ctx, svc, m, result, err)
 	}
 	return c.succeeded(ctx, svc, m, s, result)
+}
+
+// confirmed reports whether a Service that another life of this controller left
+// ready is so still, as far as one survey of the whole cluster can tell.
+func (c *Controller) confirmed(ctx context.Context, svc *v1.Service, s lb.Service) bool {
+	hash := svc.Annotations[CheckpointAnnotation]
+	if hash == "" || !isReady(svc) || len(svc.Status.LoadBalancer.Ingress) == 0 {
+		return false
+	}
+	ok, err := c.Engine.Confirm(ctx, s, hash)
+	if err != nil {
+		klog.FromContext(ctx).Info("No survey, so the Service is looked at by itself", "err", err)
+	}
+	return ok
+}
+
+// believe takes what the Service shows to be true.
+func (c *Controller) believe(svc *v1.Service, m *memory, s lb.Service) (time.Duration, string) {
+	m.ref = s.ServiceRef
+	m.succeed(c.VerifyEvery)
+	m.outcome = []edit{withFinalizer(c.finalizer()), withIngress(svc.Status.LoadBalancer.Ingress), withCondition(*readyCondition(svc))}
+	return time.Until(m.due), resultUnchanged
+}
+
+// wakeAfter puts the Service into the queue when what is pending for it ends.
+func (c *Controller) wakeAfter(ctx context.Context, ended <-chan struct{}, key string) {
+	if ended == nil {
+		return
+	}
+	go func() {
+		select {
+		case <-ended:
+			c.queue.add(key, byNode)
+		case <-ctx.Done():
+		}
+	}()
 }
 
 // rehearse logs what would be done.
@@ -129,7 +168,7 @@ func (c *Controller) rehearse(ctx context.Context, s lb.Service, m *memory) (tim
 		klog.FromContext(ctx).Error(err, "Dry run failed")
 		return max(v.after, 0), resultFailed
 	}
-	m.succeed()
+	m.succeed(c.VerifyEvery)
 	klog.FromContext(ctx).Info("Dry run: nothing of this is applied")
 	LogPlan(result.Plan)
 	return 0, resultDone
@@ -141,7 +180,7 @@ func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, 
 	if len(status.Ingress) == 0 {
 		return c.failed(ctx, svc, m, result, &lb.Error{Kind: lb.Pending, Op: "read the load balancer's address", Message: "the cloud has not assigned one yet", RetryAfter: firstRetry})
 	}
-	m.succeed()
+	m.succeed(c.VerifyEvery)
 	where := addresses(status)
 	now := condition(svc, metav1.ConditionTrue, reasonReady, "The load balancer is configured at "+where+".")
 	if !anyActive(s.Targets) {
@@ -159,11 +198,11 @@ func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, 
 		c.eventf(svc, v1.EventTypeNormal, reason, "Load balancer is ready at %s (%s)", where, done(result.Plan))
 	}
 	m.announced = false
-	m.outcome = []edit{withFinalizer(c.finalizer()), withIngress(status.Ingress), withCondition(now)}
+	m.outcome = []edit{withFinalizer(c.finalizer()), withIngress(status.Ingress), withCondition(now), withCheckpoint(result.Hash)}
 	if again := c.show(ctx, svc, m, m.outcome...); again > 0 {
 		return again, resultFailed
 	}
-	return 0, resultDone
+	return time.Until(m.due), resultDone
 }
 
 // failed shows what is wrong. Addresses that clients use already stay.
@@ -173,6 +212,7 @@ func (c *Controller) failed(ctx context.Context, svc *v1.Service, m *memory, res
 	}
 	v := judge(err, result.Plan.Empty(), m.failures)
 	report, news := m.fail(v)
+	c.wakeAfter(ctx, v.ended, keyOf(svc))
 	klog.FromContext(ctx).Info("Load balancer is not ready", "kind", v.kind, "err", err, "retryAfter", v.after)
 	if v.kind == lb.Pending && !result.Plan.Empty() && !m.announced {
 		c.eventf(svc, v1.EventTypeNormal, eventEnsuring, "Load balancer is being configured: %s", result.Plan.Summary())
@@ -204,7 +244,7 @@ func (c *Controller) remove(ctx context.Context, svc *v1.Service, m *memory) (ti
 		return wait, resultUnchanged
 	}
 	if c.DryRun {
-		m.succeed()
+		m.succeed(c.VerifyEvery)
 		klog.FromContext(ctx).Info("Dry run: the load balancer would be deleted")
 		return 0, resultDone
 	}
@@ -218,7 +258,7 @@ func (c *Controller) remove(ctx context.Context, svc *v1.Service, m *memory) (ti
 	if _, err := c.Engine.Delete(bounded, m.ref); err != nil {
 		return c.removeFailed(ctx, svc, m, err)
 	}
-	if again := c.show(ctx, svc, m, withoutFinalizer(c.finalizer()), withIngress(nil), withoutCondition); again > 0 {
+	if again := c.show(ctx, svc, m, withoutFinalizer(c.finalizer()), withIngress(nil), withoutCondition, withoutCheckpoint); again > 0 {
 		return again, resultFailed
 	}
 	c.eventf(svc, v1.EventTypeNormal, eventDeleted, "Load balancer is deleted; nothing of it is left in the cloud")
@@ -234,6 +274,7 @@ func (c *Controller) removeFailed(ctx context.Context, svc *v1.Service, m *memor
 	}
 	v := judge(err, false, m.failures)
 	report, news := m.fail(v)
+	c.wakeAfter(ctx, v.ended, keyOf(svc))
 	klog.FromContext(ctx).Info("Load balancer is not deleted yet", "kind", v.kind, "err", err, "retryAfter", v.after)
 	if news && !report.describes(readyCondition(svc)) {
 		c.eventf(svc, v1.EventTypeWarning, eventDeleteFailed, "%s", report.message)
@@ -259,6 +300,7 @@ func (c *Controller) removeOrphan(ctx context.Context, key string, m *memory) (t
 	if _, err := c.Engine.Delete(bounded, m.ref); err != nil {
 		v := judge(err, false, m.failures)
 		m.fail(v)
+		c.wakeAfter(ctx, v.ended, key)
 		klog.FromContext(ctx).Info("Load balancer is not deleted yet", "kind", v.kind, "err", err, "retryAfter", v.after)
 		return v.after, resultFailed
 	}

@@ -29,6 +29,9 @@ type verdict struct {
 	key string
 	// after is when to try again, or never.
 	after time.Duration
+	// ended, when not nil, is closed when what is pending has ended: then it is
+	// worth a look before after is over.
+	ended <-chan struct{}
 }
 
 // quiet reports whether the trouble passes by itself and is worth no event.
@@ -51,6 +54,9 @@ func judge(err error, ours bool, failures int) verdict {
 	for _, e := range all {
 		if after := retryAfter(e, ours, failures); after != never && (v.after == never || after < v.after) {
 			v.after = after
+		}
+		if v.ended == nil {
+			v.ended = e.Done
 		}
 		if e.Kind != gravest.Kind {
 			continue

@@ -33,8 +33,8 @@ type Config struct {
 	// Status turns a status of the neutral model into that of a Service with
 	// the given ports.
 	Status func(status lb.Status, ports []v1.ServicePort) v1.LoadBalancerStatus
-	// OnPlan is told each plan before it is applied; may be nil.
-	OnPlan func(plan.Plan)
+	// Options are the engine's.
+	Options plan.Options
 }
 
 // Cloud implements the framework's Interface. Use New.
@@ -90,7 +90,7 @@ func (c *Cloud) open(ctx context.Context) (*plan.Engine, error) {
 		const again = 30 * time.Second
 		return nil, &lb.Error{Kind: lb.KindOf(err), Op: "open the cloud", Err: err, RetryAfter: cmp.Or(lb.RetryAfterOf(err), again)}
 	}
-	engine := plan.NewEngine(provider, plan.Options{OnPlan: c.config.OnPlan})
+	engine := plan.NewEngine(provider, c.config.Options)
 	c.engine.Store(engine)
 	return engine, nil
 }
@@ -104,6 +104,15 @@ func (c *Cloud) Reconcile(ctx context.Context, s lb.Service) (plan.Result, error
 	}
 	defer done()
 	return engine.Reconcile(ctx, s)
+}
+
+// Confirm is plan.Engine's.
+func (c *Cloud) Confirm(ctx context.Context, s lb.Service, hash string) (bool, error) {
+	engine, err := c.open(ctx)
+	if err != nil {
+		return false, err
+	}
+	return engine.Confirm(ctx, s, hash)
 }
 
 // Preview is plan.Engine's; see Reconcile.
