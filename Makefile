@@ -25,9 +25,9 @@ kubernetes: ## build a Kubernetes control plane from its Go modules, once, into 
 	@go -C e2e/kubernetes run ./build
 
 .PHONY: demo
-demo: build kubernetes ## show Fairway at work on this machine; HOLD=1 stays up for kubectl
+demo: build kubernetes ## show Fairway at work on this machine; HOLD=1 stays up for kubectl, DRY_RUN=1 only plans
 	@go build -o bin/demo ./e2e/demo
-	@FAIRWAY_BIN=$(CURDIR)/bin bin/demo $(if $(HOLD),--hold)
+	@FAIRWAY_BIN=$(CURDIR)/bin bin/demo $(if $(HOLD),--hold) $(if $(DRY_RUN),--dry-run)
 
 .PHONY: test
 test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes

@@ -19,9 +19,10 @@ import (
 
 func main() {
 	hold := flag.Bool("hold", false, "stay up at the end and tell how to look around with kubectl")
+	dryRun := flag.Bool("dry-run", false, "let the controller plan and change nothing")
 	logs := flag.String("logs", "", "keep the programs' logs in this directory; default: they go with the demo")
 	flag.Parse()
-	code, err := run(*hold, *logs)
+	code, err := run(*hold, *dryRun, *logs)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		code = 1
@@ -31,7 +32,7 @@ func main() {
 
 // run is executed twice: outside of the sandbox, where it builds what is needed
 // and waits, and inside, where it tells the story.
-func run(hold bool, logs string) (int, error) {
+func run(hold, dryRun bool, logs string) (int, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if !sandbox.Inside() {
@@ -47,9 +48,9 @@ func run(hold bool, logs string) (int, error) {
 	if !session.Inside {
 		return session.ExitCode, nil
 	}
-	story := newStory(os.Stdout, logs)
+	story := newStory(os.Stdout, logs, dryRun)
 	err = story.tell(ctx)
-	if err == nil && hold {
+	if err == nil && hold && !dryRun {
 		err = story.hold(ctx, session.Files)
 	}
 	if err != nil && ctx.Err() != nil {

@@ -21,6 +21,7 @@ const (
 type story struct {
 	out     io.Writer
 	logs    string
+	dryRun  bool
 	started time.Time
 	chapter int
 
@@ -30,25 +31,41 @@ type story struct {
 	host string
 }
 
-func newStory(out io.Writer, logs string) *story {
-	return &story{out: out, logs: logs, started: time.Now()}
+func newStory(out io.Writer, logs string, dryRun bool) *story {
+	return &story{out: out, logs: logs, dryRun: dryRun, started: time.Now()}
 }
 
-// tell runs the chapters in order; the first that fails ends the story.
-func (s *story) tell(ctx context.Context) error {
-	for _, chapter := range []struct {
-		title string
-		tell  func(context.Context) error
-	}{
+type chapter struct {
+	title string
+	tell  func(context.Context) error
+}
+
+func (s *story) chapters() []chapter {
+	if s.dryRun {
+		return []chapter{
+			{"A Kubernetes cluster, a cloud, and Fairway with --dry-run between the two", s.boot},
+			{"A Service of each type, as one would write it anywhere", s.apply},
+			{"The plan the controller made for the load balancer", s.plan},
+			{"Nothing of it was done", s.nothing},
+		}
+	}
+	return []chapter{
 		{"A Kubernetes cluster, a cloud, and Fairway between the two", s.boot},
 		{"A Service of each type, as one would write it anywhere", s.apply},
 		{"The plan the controller made for the load balancer", s.plan},
 		{"The address, written back to the Service", s.address},
 		{"A dozen requests from the internet", s.requests},
 		{"A Pod is deleted under traffic", s.disturb},
+		{"Somebody deletes the listener by hand", s.drift},
+		{"The cloud throttles, and loses an answer", s.faults},
 		{"The Service is deleted", s.remove},
 		{"What the cloud was asked, in all", s.bill},
-	} {
+	}
+}
+
+// tell runs the chapters in order; the first that fails ends the story.
+func (s *story) tell(ctx context.Context) error {
+	for _, chapter := range s.chapters() {
 		s.chapter++
 		fmt.Fprintf(s.out, "\n%d. %s\n\n", s.chapter, chapter.title)
 		if err := chapter.tell(ctx); err != nil {
@@ -94,9 +111,12 @@ func (s *story) boot(ctx context.Context) (err error) {
 		"carries packets, checks health and filters by security group.\n")
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	s.env, err = environment.Start(ctx, environment.Config{LogDir: s.logs, Stage: func(what string) {
-		s.say("%5.1f s  %s", time.Since(s.started).Seconds(), what)
-	}})
+	s.env, err = environment.Start(ctx, environment.Config{
+		LogDir: s.logs,
+		Stage:  func(what string) { s.say("%5.1f s  %s", time.Since(s.started).Seconds(), what) },
+		// Hourly would be the default; nobody wants to wait for that here.
+		ControllerArgs: []string{"--verify-interval=10s", fmt.Sprintf("--dry-run=%v", s.dryRun)},
+	})
 	if err != nil {
 		return err
 	}
@@ -186,6 +206,27 @@ func (s *story) bill(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.say("%s", strings.TrimRight(counts.String(), "\n"))
+	return nil
+}
+
+// nothing shows that a dry run left no trace, in the cloud or on the Service.
+func (s *story) nothing(ctx context.Context) error {
+	if err := s.kubectl(ctx, "", "", "get", "svc", service); err != nil {
+		return err
+	}
+	left, err := s.env.Cloud.Leftovers(ctx)
+	if err != nil {
+		return err
+	}
+	counts, err := s.env.Cloud.Counts(ctx)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 || counts.Writes() > 0 {
+		return fmt.Errorf("%d calls wrote, and the account holds %v", counts.Writes(), left)
+	}
+	s.say("\nThe account is empty, the Service has neither address nor finalizer, and the cloud was asked only to look:\n")
 	s.say("%s", strings.TrimRight(counts.String(), "\n"))
 	return nil
 }

@@ -9,6 +9,10 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+
 	"github.com/fairway-lb/fairway/e2e/cluster"
 	"github.com/fairway-lb/fairway/e2e/sandbox"
 	"github.com/fairway-lb/fairway/providers/fake"
@@ -69,6 +73,25 @@ func (c *Cloud) RemoveInstance(ctx context.Context, node cluster.NodeConfig) err
 // Violations returns the requests that no correct client makes.
 func (c *Cloud) Violations(ctx context.Context) (violations []string, err error) {
 	return violations, c.ask(ctx, http.MethodGet, "violations", nil, &violations)
+}
+
+// PlanFaults replaces what will go wrong with the calls to come.
+func (c *Cloud) PlanFaults(ctx context.Context, faults ...fake.Fault) error {
+	return c.ask(ctx, http.MethodPut, "faults", append([]fake.Fault{}, faults...), nil)
+}
+
+// administratorKey is the access key of a person whom no policy binds.
+const administratorKey = "AKIDADMINISTRATOR001"
+
+// Administrator returns AWS's own client of load balancers, as a person with
+// all rights would use it.
+func (c *Cloud) Administrator() *elb.Client {
+	return elb.New(elb.Options{
+		Region:       region,
+		BaseEndpoint: aws.String(c.endpoint),
+		HTTPClient:   c.http,
+		Credentials:  credentials.NewStaticCredentialsProvider(administratorKey, "no-secret-at-all", ""),
+	})
 }
 
 func (c *Cloud) healthy(ctx context.Context) error {

@@ -121,6 +121,7 @@ func (e *Environment) startCloud(ctx context.Context, nodes []cluster.NodeConfig
 		return err
 	}
 	account.Policies = []json.RawMessage{policy}
+	account.Administrators = []string{administratorKey}
 	if err := write(world, account); err != nil {
 		return err
 	}

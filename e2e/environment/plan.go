@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// LoggedPlan returns the first plan that the controller logged for a Service
+// LoggedPlan returns the last plan that the controller logged for a Service
 // ("namespace/name"), in its text form. It is an error as long as there is none.
 func (e *Environment) LoggedPlan(service string) (string, error) {
 	log, err := e.ControllerLog()
@@ -14,10 +14,10 @@ func (e *Environment) LoggedPlan(service string) (string, error) {
 	}
 	// klog writes a value of several lines between "=<" and " >", each line
 	// after a tab.
-	_, after, found := strings.Cut(log, fmt.Sprintf(`"Plan" for="service %s"`, service))
-	_, text, begun := strings.Cut(after, "plan=<\n")
+	last := strings.LastIndex(log, fmt.Sprintf(`"Plan" for="service %s"`, service))
+	_, text, begun := strings.Cut(log[max(last, 0):], "plan=<\n")
 	text, _, ended := strings.Cut(text, "\n >")
-	if !found || !begun || !ended {
+	if last < 0 || !begun || !ended {
 		return "", fmt.Errorf("the controller has logged no plan for %s", service)
 	}
 	var plan strings.Builder
