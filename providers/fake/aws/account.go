@@ -62,6 +62,7 @@ type Account struct {
 	// hasLoadBalancerRole: ELBv2 has its service-linked role since a first load
 	// balancer was made.
 	hasLoadBalancerRole bool
+	usedActions         map[string]bool
 
 	carrier    fake.Carrier
 	carried    fake.Dataplane
@@ -110,6 +111,7 @@ func New(w World) (*Account, error) {
 		targetGroups:  map[string]*targetGroup{},
 		listeners:     map[string]*listener{},
 		tags:          map[string]map[string]string{},
+		usedActions:   map[string]bool{},
 		nextPublic:    w.PublicPool.Masked().Addr().Next(),
 	}
 	a.agenda = fake.NewAgenda(&a.mu)

@@ -49,8 +49,18 @@ func (a *Account) checkPermissions(c call, in any) error {
 		if decision != iam.Allowed {
 			return c.service.denied(a.principal(), need, decision)
 		}
+		a.usedActions[need.action] = true
 	}
 	return nil
+}
+
+// UsedActions are the IAM actions that requests have needed so far and that the
+// policies allowed, sorted: what a policy has to name, and no more. An account
+// without policies remembers none.
+func (a *Account) UsedActions() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Sorted(maps.Keys(a.usedActions))
 }
 
 // principal is who asks, for all access keys.

@@ -162,7 +162,11 @@ func TestPoliciesAddUp(t *testing.T) {
 	}
 	group := join([]string{"GroupName=a", "GroupDescription=a", "VpcId=" + vpcID}, ec2Mark("demo"))
 	newClient(t, atOnce, under(document("ec2:CreateSecurityGroup"))).bound().wants("UnauthorizedOperation", "CreateSecurityGroup", group...)
-	newClient(t, atOnce, under(document("ec2:CreateSecurityGroup"), document("ec2:CreateTags"))).bound().must("CreateSecurityGroup", group...)
+	both := newClient(t, atOnce, under(document("ec2:CreateSecurityGroup"), document("ec2:CreateTags")))
+	both.bound().must("CreateSecurityGroup", group...)
+	if used := both.UsedActions(); !slices.Equal(used, []string{"ec2:CreateSecurityGroup", "ec2:CreateTags"}) {
+		t.Errorf("used %v", used)
+	}
 }
 
 // TestTaggedRulesAreResources: a rule with tags takes more permissions than one
