@@ -2,6 +2,7 @@ package providertest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -11,7 +12,7 @@ import (
 
 func (s *suite) pagination(t T) {
 	const n = 7
-	all, nothing := s.wantMany(t, n), s.wantNothing(t)
+	all, nothing := s.want(t, fmt.Sprint("first ", n), s.first(n)...), s.wantNothing(t)
 	s.on(t, Conditions{PageSize: 2}, func(c *controller) {
 		for _, service := range s.first(n) {
 			c.settle(reconcile(service))
@@ -216,7 +217,9 @@ func (s *suite) many(t T) {
 // crowd makes n Services at once, moves their nodes at once, and deletes the
 // odd ones and then the even ones at once.
 func (s *suite) crowd(t T, n int, conditions Conditions) {
-	all, moved, half, nothing := s.wantMany(t, n), s.wantMoved(t, n), s.wantHalf(t, n), s.wantNothing(t)
+	all, moved, nothing := s.wantEach(t, "first", s.first(n)), s.wantEach(t, "moved", s.moved(n)), s.wantNothing(t)
+	_, even := split(s.moved(n))
+	half := s.wantEach(t, "moved", even)
 	s.on(t, conditions, func(c *controller) {
 		each := func(services []lb.Service, do func(lb.Service) task) {
 			before, started := c.account.Calls(), time.Now()
@@ -256,15 +259,17 @@ func (s *suite) moved(n int) []lb.Service {
 	return services
 }
 
-func (s *suite) wantMoved(t T, n int) []string {
+// wantEach returns what several Services amount to: all that each of them alone
+// does. That takes accounts with one Service instead of one with very many.
+func (s *suite) wantEach(t T, name string, services []lb.Service) []string {
 	t.Helper()
-	return s.want(t, fmt.Sprint("first ", n, " moved"), s.moved(n)...)
-}
-
-func (s *suite) wantHalf(t T, n int) []string {
-	t.Helper()
-	_, even := split(s.moved(n))
-	return s.want(t, fmt.Sprint("half of ", n), even...)
+	union := map[string]bool{}
+	for _, service := range services {
+		for _, line := range s.want(t, name+" "+service.Name, service) {
+			union[line] = true
+		}
+	}
+	return slices.Sorted(maps.Keys(union))
 }
 
 // split returns the Services at odd and at even places.

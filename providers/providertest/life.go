@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/fairway-lb/fairway/providers/lb"
 	"github.com/fairway-lb/fairway/providers/plan"
@@ -184,6 +185,12 @@ func (s *suite) deletion(t T) {
 	})
 }
 
+// settled is after how long nothing in an account is new any more, and what is
+// missing can be missing only because somebody took it away.
+const settled = 10 * time.Minute
+
+// drift harms all that a Service owns, one thing at a time, and then sees that
+// nothing was left out.
 func (s *suite) drift(t T) {
 	missing := map[string]bool{}
 	base := s.wantBase(t)
@@ -201,6 +208,7 @@ func (s *suite) drift(t T) {
 					}
 				}
 			}
+			time.Sleep(settled)
 			if err := d.Do(c.account, service); err != nil {
 				c.Fatalf("cannot do the harm: %v", err)
 			}

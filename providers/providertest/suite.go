@@ -1,7 +1,6 @@
 package providertest
 
 import (
-	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -143,12 +142,6 @@ func (s *suite) wantUpdated(t T) []string {
 func (s *suite) wantNothing(t T) []string {
 	t.Helper()
 	return s.want(t, "nothing")
-}
-
-// wantMany returns what the first n Services amount to.
-func (s *suite) wantMany(t T, n int) []string {
-	t.Helper()
-	return s.want(t, fmt.Sprint("first ", n), s.first(n)...)
 }
 
 func (s *suite) first(n int) []lb.Service {
