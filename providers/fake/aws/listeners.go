@@ -102,7 +102,7 @@ func (a *Account) checkListener(want *listener, tg *targetGroup) error {
 			return fail("DuplicateListener", "A listener already exists on this port (%d) for load balancer '%s'", want.port, want.loadBalancer)
 		}
 	}
-	return nil
+	return a.checkTargetQuotas(want.loadBalancer, tg, tg.activeKeys())
 }
 
 type createListenerInput struct {

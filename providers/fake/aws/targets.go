@@ -3,6 +3,7 @@ package aws
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -94,14 +95,17 @@ func (a *Account) registerTargets(in *targetsInput) (*emptyResult, error) {
 	if err := a.checkTargets(keys); err != nil {
 		return nil, err
 	}
-	total := len(tg.targets)
+	after := tg.activeKeys()
 	for _, k := range keys {
-		if tg.targets[k] == nil {
-			total++
+		if !slices.Contains(after, k) {
+			after = append(after, k)
 		}
 	}
-	if total > a.quotas.TargetsPerGroup {
+	if len(after) > a.quotas.TargetsPerGroup {
 		return nil, fail("TooManyTargets", "The maximum number of targets of a target group is %d", a.quotas.TargetsPerGroup)
+	}
+	if err := a.checkTargetQuotas(a.loadBalancerOf(tg.arn), tg, after); err != nil {
+		return nil, err
 	}
 	for _, k := range keys {
 		t := tg.targets[k]
@@ -115,6 +119,50 @@ func (a *Account) registerTargets(in *targetsInput) (*emptyResult, error) {
 		a.beginHealth(tg, t)
 	}
 	return &emptyResult{}, nil
+}
+
+// activeKeys are the targets that quotas count: not those that are draining.
+func (tg *targetGroup) activeKeys() []targetKey {
+	return slices.DeleteFunc(tg.sortedKeys(), func(k targetKey) bool { return tg.targets[k].draining })
+}
+
+// checkTargetQuotas says whether a load balancer would have too many targets if
+// tg, with these targets, were among its groups; never for no load balancer.
+//
+// https://docs.aws.amazon.com/elasticloadbalancing/latest/network/load-balancer-limits.html
+func (a *Account) checkTargetQuotas(loadBalancer string, tg *targetGroup, keys []targetKey) error {
+	lb := a.loadBalancers[loadBalancer]
+	if lb == nil {
+		return nil
+	}
+	groups := map[string][]targetKey{tg.arn: keys}
+	for _, l := range a.listenersOf(loadBalancer) {
+		if l.targetGroup != tg.arn {
+			groups[l.targetGroup] = a.targetGroups[l.targetGroup].activeKeys()
+		}
+	}
+	total, zones := 0, map[string]int{}
+	for _, keys := range groups {
+		for _, k := range keys {
+			total++
+			if i := a.instances[k.instance]; i != nil {
+				zones[i.subnet.zone]++
+			}
+		}
+	}
+	limit := a.quotas.TargetsPerLoadBalancer
+	if lb.crossZone() {
+		limit = a.quotas.TargetsAcrossZones
+	}
+	if total > limit {
+		return fail("TooManyTargets", "The maximum number of targets of load balancer '%s' is %d", lb.arn, limit)
+	}
+	for _, zone := range slices.Sorted(maps.Keys(zones)) {
+		if zones[zone] > a.quotas.TargetsPerZone && !lb.crossZone() {
+			return fail("TooManyTargets", "The maximum number of targets of load balancer '%s' in %s is %d", lb.arn, zone, a.quotas.TargetsPerZone)
+		}
+	}
+	return nil
 }
 
 func (a *Account) checkTargets(keys []targetKey) error {

@@ -147,8 +147,14 @@ type Quotas struct {
 	TargetGroups             int `json:"targetGroups,omitempty"`
 	ListenersPerLoadBalancer int `json:"listenersPerLoadBalancer,omitempty"`
 	TargetsPerGroup          int `json:"targetsPerGroup,omitempty"`
-	SecurityGroups           int `json:"securityGroups,omitempty"`
-	RulesPerSecurityGroup    int `json:"rulesPerSecurityGroup,omitempty"`
+	// TargetsPerLoadBalancer, and of these TargetsPerZone; with cross-zone load
+	// balancing TargetsAcrossZones in all. A target counts once for each group it is
+	// in.
+	TargetsPerLoadBalancer int `json:"targetsPerLoadBalancer,omitempty"`
+	TargetsPerZone         int `json:"targetsPerZone,omitempty"`
+	TargetsAcrossZones     int `json:"targetsAcrossZones,omitempty"`
+	SecurityGroups         int `json:"securityGroups,omitempty"`
+	RulesPerSecurityGroup  int `json:"rulesPerSecurityGroup,omitempty"`
 }
 
 // ParseWorld reads a World from YAML. An unknown key is an error, and so are parts
@@ -286,6 +292,9 @@ func (q *Quotas) complete() {
 	setDefault(&q.TargetGroups, 3000)
 	setDefault(&q.ListenersPerLoadBalancer, 50)
 	setDefault(&q.TargetsPerGroup, 1000)
+	setDefault(&q.TargetsPerLoadBalancer, 3000)
+	setDefault(&q.TargetsPerZone, 500)
+	setDefault(&q.TargetsAcrossZones, 500)
 	setDefault(&q.SecurityGroups, 2500)
 	setDefault(&q.RulesPerSecurityGroup, 60)
 }
