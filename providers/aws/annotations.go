@@ -35,6 +35,8 @@ type Annotation struct {
 	Honoured bool
 
 	parse func(o *options, value string) error
+	// parsePort is for keys that end in a port of the Service.
+	parsePort func(o *options, port uint16, value string) error
 }
 
 // Annotations returns all annotations this provider knows, sorted by name.
@@ -54,6 +56,7 @@ type options struct {
 	noICMP         bool
 	targetLabels   map[string]string
 	health         healthOptions
+	attributes     attributeOptions
 	notices        []lb.Notice
 }
 
@@ -71,15 +74,8 @@ func parseAnnotations(s lb.Service, cfg Config) (*options, error) {
 		if !a.Honoured {
 			continue
 		}
-		key, value, err := a.lookup(s.Annotations)
-		if err != nil {
+		if err := a.read(o); err != nil {
 			return nil, err
-		}
-		if key == "" {
-			continue
-		}
-		if err := a.parse(o, strings.TrimSpace(value)); err != nil {
-			return nil, lb.InvalidField(key, value, err.Error())
 		}
 	}
 	if len(o.securityGroups) > 0 && (len(o.prefixLists) > 0 || len(s.SourceRanges) > 0) {
@@ -88,6 +84,37 @@ func parseAnnotations(s lb.Service, cfg Config) (*options, error) {
 	}
 	o.remarkOnTheRest()
 	return o, nil
+}
+
+// read parses what the Service has of the annotation, if anything.
+func (a Annotation) read(o *options) error {
+	key, value, err := a.lookup(o.service.Annotations)
+	if err != nil {
+		return err
+	}
+	if key != "" {
+		if err := a.parse(o, strings.TrimSpace(value)); err != nil {
+			return lb.InvalidField(key, value, err.Error())
+		}
+	}
+	if a.parsePort == nil {
+		return nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(o.service.Annotations)) {
+		of, isPort := strings.CutPrefix(key, a.Name+".")
+		if !isPort {
+			continue
+		}
+		value := o.service.Annotations[key]
+		port, err := o.portOf(of)
+		if err == nil {
+			err = a.parsePort(o, port, strings.TrimSpace(value))
+		}
+		if err != nil {
+			return lb.InvalidField(key, value, err.Error())
+		}
+	}
+	return nil
 }
 
 // lookup returns the value of the annotation under either of its keys, and the
@@ -155,7 +182,7 @@ func annotationNames() []string {
 var annotationTable = makeAnnotationTable()
 
 func makeAnnotationTable() []Annotation {
-	table := slices.Concat(placementAnnotations(), healthAnnotations(), laterAnnotations())
+	table := slices.Concat(placementAnnotations(), healthAnnotations(), attributeAnnotations(), laterAnnotations())
 	for i, a := range table {
 		table[i].Name = annotationPrefix + a.Name
 		table[i].Honoured = a.parse != nil
@@ -317,13 +344,6 @@ func laterAnnotations() []Annotation {
 		{Name: "connection-idle-timeout", Type: "seconds", Doc: "Idle timeout of connections."},
 		{Name: "quic-enabled-ports", Type: "list of ports", Doc: "Ports with QUIC."},
 		{Name: "multi-cluster-target-group", Type: "true or false", Default: "false", Doc: "Target groups shared by clusters."},
-		{Name: "target-group-attributes", PerPort: true, Type: "list of key=value", Doc: "Attributes of target groups."},
-		{Name: "proxy-protocol", Type: "*", Doc: "Proxy protocol v2 to all targets."},
-		{Name: "proxy-protocol-per-target-group", Type: "list of ports", Doc: "Proxy protocol v2 by port."},
-		{Name: "connection-draining-enabled", Type: "true or false", Doc: "Draining of removed targets."},
-		{Name: "connection-draining-timeout", Type: "seconds", Default: "300", Doc: "How long removed targets drain."},
-		{Name: "attributes", Type: "list of key=value", Doc: "Attributes of the load balancer."},
-		{Name: "cross-zone-load-balancing-enabled", Type: "true or false", Default: "false", Doc: "Whether a zone sends to targets of other zones."},
 		{Name: "access-log-enabled", Type: "true or false", Default: "false", Doc: "Access logs."},
 		{Name: "access-log-emit-interval", Type: "minutes", Doc: "Classic load balancers only."},
 		{Name: "access-log-s3-bucket-name", Type: "bucket", Doc: "Where access logs go."},

@@ -60,6 +60,7 @@ func (d loadBalancers) create(ctx context.Context, want lb.Resource, known lb.Lo
 	}
 	have := loadBalancerResource(out.LoadBalancers[0])
 	have.Fields["security-groups"] = want.Fields["security-groups"]
+	fresh(have, want)
 	return adopt(ctx, d, have, want, known)
 }
 
@@ -87,6 +88,9 @@ func (d loadBalancers) adopt(ctx context.Context, want lb.Resource, groups []str
 	if have.Fields["security-groups"].Equal(lb.Set(groups...)) {
 		have.Fields["security-groups"] = want.Fields["security-groups"]
 	}
+	if err := d.balancerSettings().observe(ctx, have, tags[arn]); err != nil {
+		return lb.Resource{}, err
+	}
 	return adopt(ctx, d, have, want, known)
 }
 
@@ -113,7 +117,7 @@ func (d loadBalancers) update(ctx context.Context, c lb.Change, known lb.Lookup)
 			return lb.Resource{}, failed("set security groups of", c.Ref(), err)
 		}
 	}
-	return changed(c), nil
+	return d.setAttributes(ctx, d.balancerSettings(), c, changed(c))
 }
 
 // delete also takes the listeners away. It succeeds for one that is gone.
@@ -124,7 +128,7 @@ func (d loadBalancers) delete(ctx context.Context, have lb.Resource, _ lb.Lookup
 	}
 	e := failed("delete", have.Ref, err)
 	if e.Code == "OperationNotPermitted" {
-		e.Message += "; deletion protection is probably on: turn it off for " + have.Fields.Text("name")
+		e.Message += "; turn off deletion protection of " + have.Fields.Text("name") + ", in AWS or, where the annotation " + annotationPrefix + "attributes asks for it, there: it is not turned off by itself"
 	}
 	return e
 }

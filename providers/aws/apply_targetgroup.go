@@ -2,7 +2,9 @@ package aws
 
 import (
 	"context"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
@@ -89,7 +91,9 @@ func (d targetGroups) create(ctx context.Context, want lb.Resource, known lb.Loo
 	case len(out.TargetGroups) != 1:
 		return lb.Resource{}, &lb.Error{Kind: lb.Unavailable, Op: "create", Resource: want.Ref, Message: "the answer describes no target group"}
 	}
-	return adopt(ctx, d, targetGroupResource(out.TargetGroups[0]), want, known)
+	have := targetGroupResource(out.TargetGroups[0])
+	fresh(have, want)
+	return adopt(ctx, d, have, want, known)
 }
 
 // adopt takes over the target group that has the wanted name, if it is ours.
@@ -110,14 +114,29 @@ func (d targetGroups) adopt(ctx context.Context, want lb.Resource, known lb.Look
 	if !d.marks.owns(tags[arn], want) {
 		return lb.Resource{}, foreign(want.Ref, name, arn)
 	}
-	return adopt(ctx, d, targetGroupResource(out.TargetGroups[0]), want, known)
+	have := targetGroupResource(out.TargetGroups[0])
+	if err := d.groupSettings().observe(ctx, have, tags[arn]); err != nil {
+		return lb.Resource{}, err
+	}
+	return adopt(ctx, d, have, want, known)
 }
 
-// update changes the health check in place.
-// https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_ModifyTargetGroup.html
+// update changes health check and attributes in place.
 func (d targetGroups) update(ctx context.Context, c lb.Change, _ lb.Lookup) (lb.Resource, error) {
 	if err := unchangeable(c, "name", "vpc", "protocol", "port", "target-type"); err != nil {
 		return lb.Resource{}, err
+	}
+	if err := d.modify(ctx, c); err != nil {
+		return lb.Resource{}, err
+	}
+	return d.setAttributes(ctx, d.groupSettings(), c, changed(c))
+}
+
+// modify changes the health check, if c does.
+// https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_ModifyTargetGroup.html
+func (d targetGroups) modify(ctx context.Context, c lb.Change) error {
+	if !slices.ContainsFunc(c.Fields, isHealthField) {
+		return nil
 	}
 	f := c.After.Fields
 	_, err := d.elb.ModifyTargetGroup(ctx, &elb.ModifyTargetGroupInput{
@@ -133,9 +152,13 @@ func (d targetGroups) update(ctx context.Context, c lb.Change, _ lb.Lookup) (lb.
 		Matcher:                    matcher(f),
 	})
 	if err != nil {
-		return lb.Resource{}, failed("update", c.Ref(), err)
+		return failed("update", c.Ref(), err)
 	}
-	return changed(c), nil
+	return nil
+}
+
+func isHealthField(name string) bool {
+	return strings.HasPrefix(name, "health-check-") || strings.HasSuffix(name, "-threshold")
 }
 
 func (d targetGroups) delete(ctx context.Context, have lb.Resource, _ lb.Lookup) error {

@@ -44,7 +44,10 @@ func desired(o *options, f facts, n names) ([]lb.Resource, []lb.Notice, error) {
 	}
 	instances := lb.Set(m.instances()...)
 	for _, p := range ports {
-		group := m.targetGroup(p, health, instances)
+		group, err := m.targetGroup(p, health, instances)
+		if err != nil {
+			return nil, m.notices, err
+		}
 		m.listener(p, balancer, group)
 	}
 	return m.resources, m.notices, nil
@@ -63,8 +66,8 @@ func (m *model) remarkOnSpec() {
 	if s.LoadBalancerIP != "" {
 		m.notice("LoadBalancerIPNotHonoured", "spec.loadBalancerIP %s has no effect: a Network Load Balancer's addresses come from its subnets", s.LoadBalancerIP)
 	}
-	if s.ClientAffinity > 0 {
-		m.notice("AffinityNotHonoured", "spec.sessionAffinity ClientIP holds on each node, but the load balancer may send a client to different nodes: this version does not configure stickiness")
+	if s.ClientAffinity > 0 && s.ClientAffinity != defaultAffinity {
+		m.notice("AffinityTimeoutNotHonoured", "the timeout of spec.sessionAffinityConfig, %s, holds on each node only: a Network Load Balancer has none and sends a client to the same node as long as that is healthy", s.ClientAffinity)
 	}
 	if s.IPv6 && s.IPv4 {
 		m.notice("IPv6NotServed", "the load balancer is reached over IPv4 only: this version does not make dual-stack ones")
@@ -209,11 +212,17 @@ func (m *model) loadBalancer(groups []lb.Ref) (lb.Ref, error) {
 		Fields: lb.Fields{
 			"name": lb.Text(name), "scheme": lb.Text(m.scheme), "ip-address-type": lb.Text("ipv4"),
 			"subnets": lb.Set(subnets...), "security-groups": lb.Set(inGroups...),
+			"attributes": balancerAttributes.field(m.attributes.balancer, ""),
 		}}), nil
 }
 
-func (m *model) targetGroup(p port, health lb.Fields, instances lb.Value) lb.Ref {
+func (m *model) targetGroup(p port, health lb.Fields, instances lb.Value) (lb.Ref, error) {
+	attributes, err := m.groupAttributes(p)
+	if err != nil {
+		return lb.Ref{}, err
+	}
 	fields := maps.Clone(health)
+	fields["attributes"] = attributes
 	fields["name"] = lb.Text(m.names.targetGroup(m.service.ServiceRef, m.scheme, m.facts.vpc, p.protocol, p.nodePort))
 	fields["vpc"] = lb.Text(m.facts.vpc)
 	fields["protocol"] = lb.Text(p.protocol)
@@ -221,7 +230,7 @@ func (m *model) targetGroup(p port, health lb.Fields, instances lb.Value) lb.Ref
 	fields["target-type"] = lb.Text("instance")
 	group := m.add(lb.Resource{Ref: targetGroupRef(m.service.ServiceRef, m.scheme, m.facts.vpc, p.protocol, p.nodePort), Owners: m.owned(), Fields: fields})
 	m.add(lb.Resource{Ref: targetsRef(group), Owners: m.owned(), Parent: group, Fields: lb.Fields{"instances": instances}, Brake: "instances"})
-	return group
+	return group, nil
 }
 
 // listener depends on the targets, so that no client is let in before there is

@@ -19,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 
+	"github.com/fairway-lb/fairway/providers/fake"
 	fakeaws "github.com/fairway-lb/fairway/providers/fake/aws"
 	"github.com/fairway-lb/fairway/providers/lb"
 	"github.com/fairway-lb/fairway/providers/plan"
@@ -267,6 +268,34 @@ func (b *bench) settled(s lb.Service) {
 	}
 	if n := b.account.Calls().Counts().Writes(); n > 0 {
 		b.Errorf("a second run writes:\n%s", b.account.Calls().Counts())
+	}
+}
+
+// find returns the only resource of the kind that s has.
+func (b *bench) find(s lb.Service, kind lb.Kind) lb.Resource {
+	b.Helper()
+	var found []lb.Resource
+	for _, r := range b.observe(s) {
+		if r.Kind == kind && r.OwnedBy(lb.ByService(s.ServiceRef)) {
+			found = append(found, r)
+		}
+	}
+	if len(found) != 1 {
+		b.Fatalf("%s has %d of kind %s", s.ServiceRef, len(found), kind)
+	}
+	return found[0]
+}
+
+// failFrom makes all calls from the nth on fail, the nth after its effect; 0 ends
+// that.
+func (b *bench) failFrom(n int) {
+	b.Helper()
+	var faults []fake.Fault
+	if n > 0 {
+		faults = []fake.Fault{{Kind: fake.FaultError, Nth: n, AfterEffect: true}, {Kind: fake.FaultError, Nth: n, Times: -1}}
+	}
+	if err := b.account.Faults().Set(faults); err != nil {
+		b.Fatal(err)
 	}
 }
 

@@ -17,6 +17,9 @@ const (
 	markServiceUID = markPrefix + "service-uid"
 	// markResource holds the resource's key.
 	markResource = markPrefix + "resource"
+	// markAttributes is on load balancers and target groups whose attributes are
+	// not all AWS's own.
+	markAttributes = markPrefix + "attributes"
 )
 
 // marks writes and reads owner marks.
@@ -35,6 +38,9 @@ func (m marks) tags(r lb.Resource) map[string]string {
 	tags[markCluster] = m.cluster.Name
 	tags[markClusterUID] = m.cluster.UID
 	tags[markResource] = r.Key
+	if len(r.Fields["attributes"]) > 0 {
+		tags[markAttributes] = "set"
+	}
 	for _, o := range r.Owners {
 		if o.Kind == lb.OwnedByService {
 			tags[markService] = o.Service.String()

@@ -245,6 +245,11 @@ func (v *observation) loadBalancing(ctx context.Context, balancers []elbtypes.Lo
 	}
 	for i, b := range balancers {
 		r := v.loadBalancer(b, tags[aws.ToString(b.LoadBalancerArn)])
+		if !r.Foreign() {
+			if err := v.balancerSettings().observe(ctx, r, tags[r.ID]); err != nil {
+				return err
+			}
+		}
 		v.add(r)
 		for _, l := range listening[i] {
 			v.add(v.listener(l, r.Ref, tags[aws.ToString(l.ListenerArn)]))
@@ -261,6 +266,11 @@ func (v *observation) targetGroup(ctx context.Context, g elbtypes.TargetGroup, t
 	}
 	r := targetGroupResource(g)
 	r.Ref, r.Owners = v.key(kindTargetGroup, tags, aws.ToString(g.TargetGroupName), taken), v.marks.owners(tags)
+	if !r.Foreign() {
+		if err := v.groupSettings().observe(ctx, r, tags); err != nil {
+			return err
+		}
+	}
 	v.add(r)
 	if r.Foreign() {
 		return nil

@@ -131,6 +131,12 @@ func TestChanges(t *testing.T) {
 			[]string{"ModifyTargetGroup"}},
 		{"health-check-tcp", service(), service(annotate("healthcheck-protocol", "TCP", "healthcheck-port", "traffic-port")),
 			[]string{"ModifyTargetGroup"}},
+		{"attributes", service(), service(annotate("cross-zone-load-balancing-enabled", "true", "proxy-protocol", "*", "attributes", "zonal_shift.config.enabled=true"),
+			func(s *lb.Service) { s.ClientAffinity = defaultAffinity }),
+			[]string{"AddTags", "AddTags", "ModifyLoadBalancerAttributes", "ModifyTargetGroupAttributes"}},
+		{"attributes-and-health-check", service(annotate("connection-draining-timeout", "30")),
+			service(annotate("connection-draining-timeout", "60", "healthcheck-interval", "30")),
+			[]string{"ModifyTargetGroup", "ModifyTargetGroupAttributes"}},
 		{"own-groups", service(), service(annotate("security-groups", testNodes)),
 			[]string{"SetSecurityGroups", "DeleteSecurityGroup"}},
 	}
