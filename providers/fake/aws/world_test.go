@@ -61,6 +61,7 @@ func TestWorldSurvivesYAML(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	under(shippedPolicy(t, "demo"))(&w)
 	written, err := yaml.Marshal(w)
 	if err != nil {
 		t.Fatal(err)
@@ -72,6 +73,9 @@ func TestWorldSurvivesYAML(t *testing.T) {
 	rewritten, err := yaml.Marshal(again)
 	if err != nil || string(written) != string(rewritten) {
 		t.Errorf("%v: written\n%s\nread and written again\n%s", err, written, rewritten)
+	}
+	if len(again.Policies) != 1 || len(again.Administrators) != 1 {
+		t.Errorf("%d policies and %d administrators arrive", len(again.Policies), len(again.Administrators))
 	}
 }
 

@@ -80,15 +80,16 @@ func coversResource(pattern, resource string) bool {
 
 // glob matches text against a pattern in which * is any text and ? any one
 // character.
-func glob(pattern, s string) bool {
+func glob(pattern, text string) bool {
+	pat, s := []rune(pattern), []rune(text)
 	star, resume := -1, 0
 	p, i := 0, 0
 	for i < len(s) {
 		switch {
-		case p < len(pattern) && pattern[p] == '*':
+		case p < len(pat) && pat[p] == '*':
 			star, resume = p, i
 			p++
-		case p < len(pattern) && (pattern[p] == '?' || pattern[p] == s[i]):
+		case p < len(pat) && (pat[p] == '?' || pat[p] == s[i]):
 			p++
 			i++
 		case star >= 0:
@@ -98,5 +99,5 @@ func glob(pattern, s string) bool {
 			return false
 		}
 	}
-	return strings.Trim(pattern[p:], "*") == ""
+	return strings.Trim(string(pat[p:]), "*") == ""
 }

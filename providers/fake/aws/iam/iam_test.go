@@ -75,6 +75,7 @@ func TestConditions(t *testing.T) {
 		{`"StringLike": {"aws:RequestTag/team": "*e*"}`, tags, true},
 		{`"StringLike": {"aws:RequestTag/team": "r?"}`, tags, false},
 		{`"StringNotLike": {"aws:RequestTag/team": "r*"}`, tags, false},
+		{`"StringLike": {"aws:RequestTag/team": "gr?n"}`, Context{"aws:RequestTag/team": {"grün"}}, true},
 		{`"Null": {"aws:RequestTag/team": "false"}`, tags, true},
 		{`"Null": {"aws:RequestTag/team": true}`, tags, false},
 		{`"Null": {"aws:RequestTag/absent": "true"}`, tags, true},
