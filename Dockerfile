@@ -1,6 +1,6 @@
 # One image per program, from the same build. Neither has a shell.
 FROM golang:1.26 AS build
-ARG VERSION=unknown
+ARG VERSION=v0.0.0-unknown
 WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download

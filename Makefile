@@ -3,7 +3,8 @@ SHELL := /usr/bin/env bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Kubernetes' metrics library takes nothing but a semantic version.
+VERSION ?= $(shell git describe --tags --match 'v*' --dirty 2>/dev/null || echo v0.0.0-$$(git rev-parse --short HEAD 2>/dev/null || echo unknown))
 LDFLAGS := -s -w -X k8s.io/component-base/version.gitVersion=$(VERSION)
 GOBUILD := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 LINTER  := bin/golangci-lint
@@ -12,9 +13,13 @@ LINTER  := bin/golangci-lint
 # compiler for it: those with the goroutines.
 RACY := ./providers/lb/... ./providers/plan/... ./providers/fake/... ./controllers/...
 
+# The tests against LocalStack install it, so they run only where asked for; the
+# tests of everything do ask, where python3 can do it.
+LOCALSTACK := $(if $(shell command -v python3),FAIRWAY_LOCALSTACK=1)
+
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build the three programs into bin/
@@ -32,7 +37,8 @@ demo: build kubernetes ## show Fairway at work on this machine; HOLD=1 stays up 
 .PHONY: test
 test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
 	go -C e2e/kubernetes test ./build ./pin
-	go test -timeout 20m . ./cmd/... ./controllers/... ./providers/...
+	@command -v python3 >/dev/null || { echo "SKIPPED: the tests against LocalStack, for there is no python3 on this machine"; [ "$${CI:-}" != true ]; }
+	$(LOCALSTACK) go test -timeout 20m . ./cmd/... ./controllers/... ./providers/...
 	@# One package at a time: each boots a Kubernetes and wants both cores.
 	FAIRWAY_BIN=$(CURDIR)/bin go test -p 1 -timeout 20m ./e2e/...
 	@if command -v gcc >/dev/null; then \
@@ -40,6 +46,10 @@ test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
 	else \
 		echo "SKIPPED: the race detector, for there is no C compiler on this machine"; [ "$${CI:-}" != true ]; \
 	fi
+
+.PHONY: test-localstack
+test-localstack: build kubernetes ## test the AWS provider and a Service on LocalStack; FAIRWAY_LOCALSTACK_ENDPOINT=URL takes yours
+	FAIRWAY_LOCALSTACK=1 go test -v -count=1 -timeout 20m ./e2e/localstack
 
 .PHONY: lint
 lint: $(LINTER) ## check formatting, vet, dependency rules, go.mod and generated files
