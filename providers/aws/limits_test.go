@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -25,18 +24,10 @@ func TestFullTargetGroup(t *testing.T) {
 	simulate(t, func(b *bench) {
 		b.reconcile(service())
 		s := service(func(s *lb.Service) { s.Targets = []lb.Target{node(2), node(3), node(4)} })
-		b.account.Calls().Reset()
-		if _, err := b.engine.Reconcile(b.Context(), s); lb.KindOf(err) != lb.Quota {
-			b.Errorf("got %v, want Quota while the old targets still drain", err)
-		}
-		b.expectWrites(b.writes(), "RegisterTargets", "DeregisterTargets", "RegisterTargets")
-		time.Sleep(10 * time.Second) // in virtual time
-		b.reconcile(s)
+		_, writes := b.perform(s)
+		b.expectWrites(writes, "RegisterTargets", "DeregisterTargets", "RegisterTargets")
 		b.settled(s)
-	}, func(w *fakeaws.World) {
-		w.Quotas.TargetsPerGroup = 3
-		w.Timing.MaxDraining = fake.Duration(5 * time.Second)
-	})
+	}, func(w *fakeaws.World) { w.Quotas.TargetsPerGroup = 3 })
 }
 
 // TestFullSecurityGroup: the same with rules.

@@ -71,7 +71,11 @@ func wholeLife(b *bench) []string {
 	reach(s)
 	s.Targets = []lb.Target{node(1), node(2), node(4)}
 	reach(s)
-	s.Annotations = map[string]string{annotationPrefix + "healthcheck-interval": "20"}
+	s.Annotations = map[string]string{annotationPrefix + "healthcheck-interval": "20",
+		annotationPrefix + "proxy-protocol": "*", annotationPrefix + "cross-zone-load-balancing-enabled": "true"}
+	reach(s)
+	b.restart("demo-uid") // which reads the attributes
+	s.Annotations = map[string]string{}
 	reach(s)
 	s.Annotations[annotationPrefix+"subnets"] = fmt.Sprintf("subnet-0%015da,subnet-0%015da", 0, 1)
 	reach(s)
