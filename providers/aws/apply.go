@@ -50,12 +50,16 @@ func (p *Provider) dispatch(ctx context.Context, d driver, c lb.Change, known lb
 		if err := mayChange(c); err != nil {
 			return lb.Resource{}, err
 		}
-		return d.update(ctx, c, known)
+		now, err := d.update(ctx, c, known)
+		return now, p.unlessGone(ctx, c, err)
 	default:
 		if err := mayChange(c); err != nil {
 			return lb.Resource{}, err
 		}
-		err := d.delete(ctx, c.Before, known)
+		err := p.unlessGone(ctx, c, d.delete(ctx, c.Before, known))
+		if lb.KindOf(err) == lb.NotFound {
+			err = nil
+		}
 		if err == nil {
 			p.newborns.forget(c.Ref())
 		}

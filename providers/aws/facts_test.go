@@ -55,7 +55,7 @@ func TestNodeSecurityGroups(t *testing.T) {
 		says  string // of the error or, with groups, the notice
 	}{
 		{"one group", grouped(nil, testNodes), service(), []string{testNodes}, ""},
-		{"two kinds of nodes", grouped(nil, otherGroup), service(), []string{testNodes, otherGroup}, ""},
+		{"two kinds of nodes", grouped([]string{otherGroup}, otherGroup), service(), []string{testNodes, otherGroup}, ""},
 		{"the tagged one of two", grouped([]string{otherGroup}, otherGroup, thirdGroup), service(), []string{testNodes, otherGroup}, ""},
 		{"none tagged, other nodes are clear", grouped(nil, otherGroup, thirdGroup), service(), []string{testNodes}, "NodeSecurityGroupUnknown"},
 		{"none tagged", grouped(nil, otherGroup, thirdGroup), service(func(s *lb.Service) { s.Targets = s.Targets[:1] }), nil, "0 are tagged"},

@@ -130,9 +130,12 @@ type bench struct {
 	client   *http.Client
 	provider *Provider
 	engine   *plan.Engine
+	// operator changes the account behind the provider's back.
+	operator *clients
 }
 
-// simulate runs test in virtual time.
+// simulate runs test in virtual time, with the provider under the IAM policy that
+// the documentation ships.
 func simulate(t *testing.T, test func(*bench), edits ...func(*fakeaws.World)) {
 	t.Helper()
 	for _, name := range []string{"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"} {
@@ -142,6 +145,8 @@ func simulate(t *testing.T, test func(*bench), edits ...func(*fakeaws.World)) {
 	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	synctest.Test(t, func(t *testing.T) {
 		w := world()
+		readPolicy(t).bound(&w)
+		w.Administrators = []string{operatorKey}
 		for _, edit := range edits {
 			edit(&w)
 		}
@@ -158,11 +163,25 @@ func simulate(t *testing.T, test func(*bench), edits ...func(*fakeaws.World)) {
 		defer transport.CloseIdleConnections()
 		b := &bench{T: t, account: account, client: &http.Client{Transport: transport, Timeout: 30 * time.Second}}
 		b.restart("demo-uid")
+		if b.operator, err = newClients(t.Context(), testRegion, b.reach(operatorKey)); err != nil {
+			t.Fatal(err)
+		}
 		test(b)
 		if v := account.Violations(); len(v) > 0 {
 			t.Errorf("requests that AWS would call malformed: %q", v)
 		}
 	})
+}
+
+// Access keys: the provider's, which the policy binds, and the operator's.
+const providerKey, operatorKey = "AKIDPROVIDER", "AKIDOPERATOR"
+
+// reach are the SDK's options for the account, as who has the access key.
+func (b *bench) reach(accessKey string) []func(*config.LoadOptions) error {
+	return []func(*config.LoadOptions) error{
+		config.WithRegion(testRegion), config.WithHTTPClient(b.client), config.WithBaseEndpoint("http://aws.test"),
+		config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider(accessKey, "secret", "")),
+	}
 }
 
 // restart replaces the provider by a new one that remembers nothing, of a
@@ -173,9 +192,7 @@ func (b *bench) restart(uid string, edits ...func(*Config)) {
 	for _, edit := range edits {
 		edit(&cfg)
 	}
-	p, err := New(b.Context(), cfg, lb.Cluster{Name: "demo", UID: uid},
-		config.WithRegion(testRegion), config.WithHTTPClient(b.client), config.WithBaseEndpoint("http://aws.test"),
-		config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider("AKIDTEST", "secret", "")))
+	p, err := New(b.Context(), cfg, lb.Cluster{Name: "demo", UID: uid}, b.reach(providerKey)...)
 	if err != nil {
 		b.Fatal(err)
 	}

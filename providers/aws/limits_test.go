@@ -88,17 +88,17 @@ func TestApplyDoesNotAdoptForeign(t *testing.T) {
 				name[r.Kind] = aws.String(r.Fields.Text("name"))
 			}
 		}
-		_, err = b.provider.elb.CreateLoadBalancer(b.Context(), &elb.CreateLoadBalancerInput{Name: name[kindLoadBalancer],
+		_, err = b.operator.elb.CreateLoadBalancer(b.Context(), &elb.CreateLoadBalancerInput{Name: name[kindLoadBalancer],
 			Type: elbtypes.LoadBalancerTypeEnumNetwork, Subnets: []string{"subnet-0000000000000001a"}, SecurityGroups: []string{testNodes}})
 		if err != nil {
 			b.Fatal(err)
 		}
-		_, err = b.provider.elb.CreateTargetGroup(b.Context(), &elb.CreateTargetGroupInput{Name: name[kindTargetGroup],
+		_, err = b.operator.elb.CreateTargetGroup(b.Context(), &elb.CreateTargetGroupInput{Name: name[kindTargetGroup],
 			Protocol: elbtypes.ProtocolEnumTcp, Port: aws.Int32(30080), VpcId: aws.String(testVPC), TargetType: elbtypes.TargetTypeEnumInstance})
 		if err != nil {
 			b.Fatal(err)
 		}
-		group, err := b.provider.ec2.CreateSecurityGroup(b.Context(), &ec2.CreateSecurityGroupInput{GroupName: name[kindSecurityGroup],
+		group, err := b.operator.ec2.CreateSecurityGroup(b.Context(), &ec2.CreateSecurityGroupInput{GroupName: name[kindSecurityGroup],
 			Description: aws.String("made by hand"), VpcId: aws.String(testVPC)})
 		if err != nil {
 			b.Fatal(err)

@@ -85,8 +85,9 @@ func wholeLife(b *bench) []string {
 	reach(s)
 	if observed, err := b.provider.Observe(b.Context(), lb.ByService(s.ServiceRef)); err == nil {
 		if i := slices.IndexFunc(observed, func(r lb.Resource) bool { return r.Kind == kindLoadBalancer }); i >= 0 {
-			// Whether that is allowed or not, it is the provider's repair that counts.
-			_, _ = b.provider.elb.SetSecurityGroups(b.Context(), &elb.SetSecurityGroupsInput{LoadBalancerArn: aws.String(observed[i].ID), SecurityGroups: []string{testNodes}})
+			if _, err := b.operator.elb.SetSecurityGroups(b.Context(), &elb.SetSecurityGroupsInput{LoadBalancerArn: aws.String(observed[i].ID), SecurityGroups: []string{testNodes}}); err != nil {
+				b.Error(err)
+			}
 		}
 	}
 	b.restart("demo-uid")

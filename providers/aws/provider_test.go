@@ -218,52 +218,52 @@ func TestDrift(t *testing.T) {
 		harm func(b *bench, seen map[lb.Kind]lb.Resource) error
 	}{
 		{"listener deleted", func(b *bench, seen map[lb.Kind]lb.Resource) error {
-			_, err := b.provider.elb.DeleteListener(b.Context(), &elb.DeleteListenerInput{ListenerArn: aws.String(seen[kindListener].ID)})
+			_, err := b.operator.elb.DeleteListener(b.Context(), &elb.DeleteListenerInput{ListenerArn: aws.String(seen[kindListener].ID)})
 			return err
 		}},
 		{"load balancer deleted", func(b *bench, seen map[lb.Kind]lb.Resource) error {
-			_, err := b.provider.elb.DeleteLoadBalancer(b.Context(), &elb.DeleteLoadBalancerInput{LoadBalancerArn: aws.String(seen[kindLoadBalancer].ID)})
+			_, err := b.operator.elb.DeleteLoadBalancer(b.Context(), &elb.DeleteLoadBalancerInput{LoadBalancerArn: aws.String(seen[kindLoadBalancer].ID)})
 			return err
 		}},
 		{"targets deregistered", func(b *bench, seen map[lb.Kind]lb.Resource) error {
-			_, err := b.provider.elb.DeregisterTargets(b.Context(), &elb.DeregisterTargetsInput{TargetGroupArn: aws.String(seen[kindTargets].ID),
+			_, err := b.operator.elb.DeregisterTargets(b.Context(), &elb.DeregisterTargetsInput{TargetGroupArn: aws.String(seen[kindTargets].ID),
 				Targets: descriptions([]string{instanceOf(1), instanceOf(2), instanceOf(3)})})
 			return err
 		}},
 		{"target added on another port", func(b *bench, seen map[lb.Kind]lb.Resource) error {
-			_, err := b.provider.elb.RegisterTargets(b.Context(), &elb.RegisterTargetsInput{TargetGroupArn: aws.String(seen[kindTargets].ID),
+			_, err := b.operator.elb.RegisterTargets(b.Context(), &elb.RegisterTargetsInput{TargetGroupArn: aws.String(seen[kindTargets].ID),
 				Targets: descriptions([]string{targetItem(instanceOf(4), 8080)})})
 			return err
 		}},
 		{"health check changed", func(b *bench, seen map[lb.Kind]lb.Resource) error {
-			_, err := b.provider.elb.ModifyTargetGroup(b.Context(), &elb.ModifyTargetGroupInput{TargetGroupArn: aws.String(seen[kindTargetGroup].ID),
+			_, err := b.operator.elb.ModifyTargetGroup(b.Context(), &elb.ModifyTargetGroupInput{TargetGroupArn: aws.String(seen[kindTargetGroup].ID),
 				HealthCheckProtocol: elbtypes.ProtocolEnumTcp, HealthCheckPort: aws.String("22")})
 			return err
 		}},
 		{"rule opened", func(b *bench, seen map[lb.Kind]lb.Resource) error {
 			made, err := permissions([]string{"tcp/22 from 0.0.0.0/0"}, "")
 			if err == nil {
-				_, err = b.provider.ec2.AuthorizeSecurityGroupIngress(b.Context(), &ec2.AuthorizeSecurityGroupIngressInput{
+				_, err = b.operator.ec2.AuthorizeSecurityGroupIngress(b.Context(), &ec2.AuthorizeSecurityGroupIngressInput{
 					GroupId: aws.String(seen[kindSecurityGroup].ID), IpPermissions: made})
 			}
 			return err
 		}},
 		{"node rules removed", func(b *bench, _ map[lb.Kind]lb.Resource) error {
-			out, err := b.provider.ec2.DescribeSecurityGroups(b.Context(), &ec2.DescribeSecurityGroupsInput{GroupIds: []string{testNodes}})
+			out, err := b.operator.ec2.DescribeSecurityGroups(b.Context(), &ec2.DescribeSecurityGroupsInput{GroupIds: []string{testNodes}})
 			if err != nil {
 				return err
 			}
 			ours := slices.DeleteFunc(out.SecurityGroups[0].IpPermissions, func(p ec2types.IpPermission) bool { return len(p.UserIdGroupPairs) == 0 })
-			_, err = b.provider.ec2.RevokeSecurityGroupIngress(b.Context(), &ec2.RevokeSecurityGroupIngressInput{GroupId: aws.String(testNodes), IpPermissions: ours[:1]})
+			_, err = b.operator.ec2.RevokeSecurityGroupIngress(b.Context(), &ec2.RevokeSecurityGroupIngressInput{GroupId: aws.String(testNodes), IpPermissions: ours[:1]})
 			return err
 		}},
 		{"subnets changed", func(b *bench, seen map[lb.Kind]lb.Resource) error {
-			_, err := b.provider.elb.SetSubnets(b.Context(), &elb.SetSubnetsInput{LoadBalancerArn: aws.String(seen[kindLoadBalancer].ID),
+			_, err := b.operator.elb.SetSubnets(b.Context(), &elb.SetSubnetsInput{LoadBalancerArn: aws.String(seen[kindLoadBalancer].ID),
 				Subnets: seen[kindLoadBalancer].Fields["subnets"][:2]})
 			return err
 		}},
 		{"security groups changed", func(b *bench, seen map[lb.Kind]lb.Resource) error {
-			_, err := b.provider.elb.SetSecurityGroups(b.Context(), &elb.SetSecurityGroupsInput{LoadBalancerArn: aws.String(seen[kindLoadBalancer].ID),
+			_, err := b.operator.elb.SetSecurityGroups(b.Context(), &elb.SetSecurityGroupsInput{LoadBalancerArn: aws.String(seen[kindLoadBalancer].ID),
 				SecurityGroups: []string{testNodes}})
 			return err
 		}},
@@ -307,22 +307,22 @@ func TestForeign(t *testing.T) {
 		left string
 	}{
 		{"load balancer", func(b *bench) error {
-			_, err := b.provider.elb.CreateLoadBalancer(b.Context(), &elb.CreateLoadBalancerInput{Name: aws.String(n.loadBalancer(s.ServiceRef, schemeInternet, testVPC)),
+			_, err := b.operator.elb.CreateLoadBalancer(b.Context(), &elb.CreateLoadBalancerInput{Name: aws.String(n.loadBalancer(s.ServiceRef, schemeInternet, testVPC)),
 				Type: elbtypes.LoadBalancerTypeEnumNetwork, Subnets: []string{"subnet-0000000000000000a"}})
 			return err
 		}, "load-balancer " + n.loadBalancer(s.ServiceRef, schemeInternet, testVPC)},
 		{"target group", func(b *bench) error {
-			_, err := b.provider.elb.CreateTargetGroup(b.Context(), &elb.CreateTargetGroupInput{Name: aws.String(n.targetGroup(s.ServiceRef, schemeInternet, testVPC, "TCP", 30080)),
+			_, err := b.operator.elb.CreateTargetGroup(b.Context(), &elb.CreateTargetGroupInput{Name: aws.String(n.targetGroup(s.ServiceRef, schemeInternet, testVPC, "TCP", 30080)),
 				Protocol: elbtypes.ProtocolEnumTcp, Port: aws.Int32(30080), VpcId: aws.String(testVPC), TargetType: elbtypes.TargetTypeEnumInstance})
 			return err
 		}, "target-group " + n.targetGroup(s.ServiceRef, schemeInternet, testVPC, "TCP", 30080)},
 		{"target group of another port", func(b *bench) error {
-			_, err := b.provider.elb.CreateTargetGroup(b.Context(), &elb.CreateTargetGroupInput{Name: aws.String(n.targetGroup(s.ServiceRef, schemeInternet, testVPC, "TCP", 30080)),
+			_, err := b.operator.elb.CreateTargetGroup(b.Context(), &elb.CreateTargetGroupInput{Name: aws.String(n.targetGroup(s.ServiceRef, schemeInternet, testVPC, "TCP", 30080)),
 				Protocol: elbtypes.ProtocolEnumTcp, Port: aws.Int32(99), VpcId: aws.String(testVPC), TargetType: elbtypes.TargetTypeEnumInstance})
 			return err
 		}, "target-group " + n.targetGroup(s.ServiceRef, schemeInternet, testVPC, "TCP", 30080)},
 		{"security group", func(b *bench) error {
-			_, err := b.provider.ec2.CreateSecurityGroup(b.Context(), &ec2.CreateSecurityGroupInput{GroupName: aws.String(n.frontend(s.ServiceRef)),
+			_, err := b.operator.ec2.CreateSecurityGroup(b.Context(), &ec2.CreateSecurityGroupInput{GroupName: aws.String(n.frontend(s.ServiceRef)),
 				Description: aws.String("made by hand"), VpcId: aws.String(testVPC)})
 			return err
 		}, "security-group " + n.frontend(s.ServiceRef)},
@@ -356,7 +356,7 @@ func TestForeignListenerOnOurPort(t *testing.T) {
 		find := func(kind lb.Kind) string {
 			return observed[slices.IndexFunc(observed, func(r lb.Resource) bool { return r.Kind == kind })].ID
 		}
-		_, err = b.provider.elb.CreateListener(b.Context(), &elb.CreateListenerInput{LoadBalancerArn: aws.String(find(kindLoadBalancer)),
+		_, err = b.operator.elb.CreateListener(b.Context(), &elb.CreateListenerInput{LoadBalancerArn: aws.String(find(kindLoadBalancer)),
 			Port: aws.Int32(443), Protocol: elbtypes.ProtocolEnumTcp, DefaultActions: forward(find(kindTargetGroup))})
 		if err != nil {
 			t.Fatal(err)
@@ -391,7 +391,7 @@ func TestTheNodesOwnRulesStay(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := b.provider.ec2.AuthorizeSecurityGroupIngress(b.Context(), &ec2.AuthorizeSecurityGroupIngressInput{
+		if _, err := b.operator.ec2.AuthorizeSecurityGroupIngress(b.Context(), &ec2.AuthorizeSecurityGroupIngressInput{
 			GroupId: aws.String(testNodes), IpPermissions: mine}); err != nil {
 			t.Fatal(err)
 		}
