@@ -57,6 +57,7 @@ type options struct {
 	targetLabels   map[string]string
 	health         healthOptions
 	attributes     attributeOptions
+	tags           map[string]string
 	notices        []lb.Notice
 }
 
@@ -214,6 +215,8 @@ func placementAnnotations() []Annotation {
 			Doc: "Admit the ICMP message that path MTU discovery needs."},
 		{Name: "target-node-labels", Neutral: "target-node-labels", Type: "list of label=value", Default: "every node", parse: parseTargetLabels,
 			Doc: "Only nodes that carry all these labels become targets."},
+		{Name: "additional-resource-tags", Type: "list of key=value", Default: "those of the configuration", parse: parseTags,
+			Doc: "Tags on everything made for the Service. One that is no longer listed is removed; those that others set stay."},
 	}
 }
 
@@ -326,7 +329,6 @@ func parseList(value string, ok func(string) bool, of string) ([]string, error) 
 func laterAnnotations() []Annotation {
 	return []Annotation{
 		{Name: "name", Type: "up to 32 characters", Doc: "Name of the load balancer."},
-		{Name: "additional-resource-tags", Type: "list of key=value", Doc: "Tags on everything made."},
 		{Name: "eip-allocations", Type: "list of eipalloc ids", Doc: "Elastic IPs, one per subnet."},
 		{Name: "private-ipv4-addresses", Type: "list of addresses", Doc: "Fixed private addresses, one per subnet."},
 		{Name: "ipv6-addresses", Type: "list of addresses", Doc: "Fixed IPv6 addresses, one per subnet."},

@@ -86,13 +86,20 @@ func (k attributed) observe(ctx context.Context, r lb.Resource, tags map[string]
 	if err != nil {
 		return failed("read attributes of", r.Ref, err)
 	}
-	r.Fields["attributes"] = k.table.field(found, r.Fields.Text("protocol"))
+	if set := k.table.field(found, r.Fields.Text("protocol")); len(set) > 0 {
+		r.Fields["attributes"] = set
+		return nil
+	}
+	// Marked with nothing set, it was left in the middle of a change: no value
+	// is true of it, so that whatever is wanted, the change is finished.
+	delete(r.Fields, "attributes")
 	return nil
 }
 
 // fresh adds to have, which was made a moment ago as want, what its attributes
-// are: those of any new one.
+// are, those of any new one, and its tags.
 func fresh(have, want lb.Resource) {
+	have.Fields["tags"] = want.Fields["tags"]
 	have.Fields["attributes"], have.Fields[fieldMarked] = lb.Set(), lb.Bool(len(want.Fields["attributes"]) > 0)
 }
 
@@ -110,8 +117,10 @@ func (p *Provider) setAttributes(ctx context.Context, k attributed, c lb.Change,
 		}
 	}
 	set := k.table.changes(c.Before.Fields["attributes"], c.After.Fields["attributes"], c.After.Fields.Text("protocol"))
-	if err := k.modify(ctx, c.Before.ID, set); err != nil {
-		return lb.Resource{}, failed("set attributes of", c.Ref(), err)
+	if len(set) > 0 {
+		if err := k.modify(ctx, c.Before.ID, set); err != nil {
+			return lb.Resource{}, failed("set attributes of", c.Ref(), err)
+		}
 	}
 	if !want && marked {
 		if err := p.removeTags(ctx, c.Ref(), c.Before.ID, []string{markAttributes}); err != nil {
@@ -120,20 +129,4 @@ func (p *Provider) setAttributes(ctx context.Context, k attributed, c lb.Change,
 	}
 	now.Fields[fieldMarked] = lb.Bool(want)
 	return now, nil
-}
-
-func (p *Provider) addTags(ctx context.Context, ref lb.Ref, arn string, tags map[string]string) error {
-	_, err := p.elb.AddTags(ctx, &elb.AddTagsInput{ResourceArns: []string{arn}, Tags: toELBTags(tags)})
-	if err != nil {
-		return failed("tag", ref, err)
-	}
-	return nil
-}
-
-func (p *Provider) removeTags(ctx context.Context, ref lb.Ref, arn string, keys []string) error {
-	_, err := p.elb.RemoveTags(ctx, &elb.RemoveTagsInput{ResourceArns: []string{arn}, TagKeys: keys})
-	if err != nil {
-		return failed("remove tags of", ref, err)
-	}
-	return nil
 }

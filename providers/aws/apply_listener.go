@@ -67,6 +67,7 @@ func (d listeners) adopt(ctx context.Context, want lb.Resource, balancer, group 
 		}
 		have := lb.Resource{ID: arn, Fields: lb.Fields{
 			"protocol": lb.Text(string(l.Protocol)), "port": want.Fields["port"], "target-group": lb.Text(forwardsTo(l)),
+			"tags": ourTags(tags[arn]),
 		}}
 		if forwardsTo(l) == group {
 			have.Fields["target-group"] = want.Fields["target-group"]
@@ -82,9 +83,18 @@ func (d listeners) update(ctx context.Context, c lb.Change, known lb.Lookup) (lb
 	if err := unchangeable(c, "port"); err != nil {
 		return lb.Resource{}, err
 	}
+	if c.Changes("protocol") || c.Changes("target-group") {
+		if err := d.redirect(ctx, c, known); err != nil {
+			return lb.Resource{}, err
+		}
+	}
+	return changed(c), d.retag(ctx, c)
+}
+
+func (d listeners) redirect(ctx context.Context, c lb.Change, known lb.Lookup) error {
 	group, err := lookup(known, c.After.Fields.Text("target-group"))
 	if err != nil {
-		return lb.Resource{}, err
+		return err
 	}
 	_, err = d.elb.ModifyListener(ctx, &elb.ModifyListenerInput{
 		ListenerArn:    &c.Before.ID,
@@ -92,9 +102,9 @@ func (d listeners) update(ctx context.Context, c lb.Change, known lb.Lookup) (lb
 		DefaultActions: forward(group),
 	})
 	if err != nil {
-		return lb.Resource{}, failed("update", c.Ref(), err)
+		return failed("update", c.Ref(), err)
 	}
-	return changed(c), nil
+	return nil
 }
 
 func (d listeners) delete(ctx context.Context, have lb.Resource, _ lb.Lookup) error {

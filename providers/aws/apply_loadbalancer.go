@@ -84,6 +84,7 @@ func (d loadBalancers) adopt(ctx context.Context, want lb.Resource, groups []str
 		return lb.Resource{}, foreign(want.Ref, name, arn)
 	}
 	have := loadBalancerResource(b)
+	have.Fields["tags"] = ourTags(tags[arn])
 	have.Fields["security-groups"] = lb.Set(b.SecurityGroups...)
 	if have.Fields["security-groups"].Equal(lb.Set(groups...)) {
 		have.Fields["security-groups"] = want.Fields["security-groups"]
@@ -116,6 +117,9 @@ func (d loadBalancers) update(ctx context.Context, c lb.Change, known lb.Lookup)
 		if err != nil {
 			return lb.Resource{}, failed("set security groups of", c.Ref(), err)
 		}
+	}
+	if err := d.retag(ctx, c); err != nil {
+		return lb.Resource{}, err
 	}
 	return d.setAttributes(ctx, d.balancerSettings(), c, changed(c))
 }

@@ -54,7 +54,7 @@ func (d securityGroups) adopt(ctx context.Context, want lb.Resource, known lb.Lo
 	}
 	have := lb.Resource{ID: aws.ToString(g.GroupId), Fields: lb.Fields{
 		"name": want.Fields["name"], "vpc": want.Fields["vpc"],
-		"ingress": lb.Set(rulesIn(g, anyRule, sameName)...),
+		"ingress": lb.Set(rulesIn(g, anyRule, sameName)...), "tags": ourTags(ec2Tags(g.Tags)),
 	}}
 	return adopt(ctx, d, have, want, known)
 }
@@ -63,8 +63,13 @@ func (d securityGroups) update(ctx context.Context, c lb.Change, known lb.Lookup
 	if err := unchangeable(c, "name", "vpc"); err != nil {
 		return lb.Resource{}, err
 	}
-	edit := ingressEdit{Provider: d.Provider, ref: c.Ref(), group: c.Before.ID, description: d.description(c.After), mine: anyRule, known: known}
-	return changed(c), edit.apply(ctx, c.Before.Fields["ingress"], c.After.Fields["ingress"])
+	if c.Changes("ingress") {
+		edit := ingressEdit{Provider: d.Provider, ref: c.Ref(), group: c.Before.ID, description: d.description(c.After), mine: anyRule, known: known}
+		if err := edit.apply(ctx, c.Before.Fields["ingress"], c.After.Fields["ingress"]); err != nil {
+			return lb.Resource{}, err
+		}
+	}
+	return changed(c), d.retag(ctx, c)
 }
 
 func (d securityGroups) delete(ctx context.Context, have lb.Resource, _ lb.Lookup) error {

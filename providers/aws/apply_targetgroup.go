@@ -115,6 +115,7 @@ func (d targetGroups) adopt(ctx context.Context, want lb.Resource, known lb.Look
 		return lb.Resource{}, foreign(want.Ref, name, arn)
 	}
 	have := targetGroupResource(out.TargetGroups[0])
+	have.Fields["tags"] = ourTags(tags[arn])
 	if err := d.groupSettings().observe(ctx, have, tags[arn]); err != nil {
 		return lb.Resource{}, err
 	}
@@ -127,6 +128,9 @@ func (d targetGroups) update(ctx context.Context, c lb.Change, _ lb.Lookup) (lb.
 		return lb.Resource{}, err
 	}
 	if err := d.modify(ctx, c); err != nil {
+		return lb.Resource{}, err
+	}
+	if err := d.retag(ctx, c); err != nil {
 		return lb.Resource{}, err
 	}
 	return d.setAttributes(ctx, d.groupSettings(), c, changed(c))

@@ -159,11 +159,12 @@ func TestAnswerLostAndDeleted(t *testing.T) {
 }
 
 func TestOwnerMarks(t *testing.T) {
-	m := marks{cluster: lb.Cluster{Name: "demo", UID: "u"}, extra: map[string]string{"team": "edge"}}
+	m := marks{cluster: lb.Cluster{Name: "demo", UID: "u"}}
+	extra := lb.Fields{"tags": lb.Set("team=edge=west")}
 	s := lb.ServiceRef{Namespace: "default", Name: "web", UID: "w"}
-	ofService := m.tags(lb.Resource{Ref: lb.Ref{Key: "k"}, Owners: []lb.Owner{lb.ByService(s)}})
+	ofService := m.tags(lb.Resource{Ref: lb.Ref{Key: "k"}, Owners: []lb.Owner{lb.ByService(s)}, Fields: extra})
 	ofCluster := m.tags(lb.Resource{Ref: lb.Ref{Key: "k"}, Owners: []lb.Owner{lb.ByCluster()}})
-	if ofService["team"] != "edge" || len(ofService) != 6 || len(ofCluster) != 4 {
+	if ofService["team"] != "edge=west" || len(ofService) != 7 || len(ofCluster) != 3 || !ourTags(ofService).Equal(extra["tags"]) {
 		t.Errorf("tags %v and %v", ofService, ofCluster)
 	}
 	without := func(tags map[string]string, key, value string) map[string]string {

@@ -249,18 +249,15 @@ func (c *Config) validate() error {
 		return fmt.Errorf("vpc %q is not a VPC id such as vpc-0123456789abcdef0", c.VPC)
 	case c.NodeSecurityGroup != "" && !groupID.MatchString(c.NodeSecurityGroup):
 		return fmt.Errorf("nodeSecurityGroup %q is not a security group id such as sg-0123456789abcdef0", c.NodeSecurityGroup)
-	case len(c.Tags) > 40:
-		return fmt.Errorf("tags: %d are given, at most 40 fit beside the owner marks", len(c.Tags))
+	case len(c.Tags) > maxUserTags:
+		return fmt.Errorf("tags: %d are given, at most %d fit beside the owner marks", len(c.Tags), maxUserTags)
 	}
 	if err := c.HealthCheck.validate(); err != nil {
 		return fmt.Errorf("healthCheck.%w", err)
 	}
 	for k, v := range c.Tags {
-		switch {
-		case k == "" || len(k) > 128 || len(v) > 256 || !tagText.MatchString(k) || !tagText.MatchString(v):
-			return fmt.Errorf("tags: %q=%q is not a tag AWS accepts", k, v)
-		case strings.HasPrefix(strings.ToLower(k), "aws:") || strings.HasPrefix(k, markPrefix):
-			return fmt.Errorf("tags: the key %q is reserved", k)
+		if err := checkTag(k, v); err != nil {
+			return fmt.Errorf("tags: %w", err)
 		}
 	}
 	return nil

@@ -55,6 +55,9 @@ func desired(o *options, f facts, n names) ([]lb.Resource, []lb.Notice, error) {
 
 func (m *model) owned() []lb.Owner { return []lb.Owner{lb.ByService(m.service.ServiceRef)} }
 
+// tagField returns the field "tags" of what is made for the Service.
+func (m *model) tagField() lb.Value { return tagField(m.config.Tags, m.tags) }
+
 func (m *model) add(r lb.Resource) lb.Ref {
 	m.resources = append(m.resources, r)
 	return r.Ref
@@ -127,7 +130,7 @@ func (m *model) ports() ([]port, error) {
 func (m *model) sharedByCluster() {
 	cluster := []lb.Owner{lb.ByCluster()}
 	backend := m.add(lb.Resource{Ref: backendRef(m.facts.vpc), Owners: cluster, Fields: lb.Fields{
-		"name": lb.Text(m.names.backend()), "vpc": lb.Text(m.facts.vpc),
+		"name": lb.Text(m.names.backend()), "vpc": lb.Text(m.facts.vpc), "tags": tagField(m.config.Tags),
 	}})
 	rules := m.nodeRules(backend)
 	for _, id := range m.facts.nodeGroups {
@@ -158,6 +161,7 @@ func (m *model) frontend(ports []port) []lb.Ref {
 	}
 	return append(groups, m.add(lb.Resource{Ref: frontendRef(m.service.ServiceRef, m.facts.vpc), Owners: m.owned(), Fields: lb.Fields{
 		"name": lb.Text(m.names.frontend(m.service.ServiceRef)), "vpc": lb.Text(m.facts.vpc), "ingress": m.ingress(ports),
+		"tags": m.tagField(),
 	}}))
 }
 
@@ -212,7 +216,7 @@ func (m *model) loadBalancer(groups []lb.Ref) (lb.Ref, error) {
 		Fields: lb.Fields{
 			"name": lb.Text(name), "scheme": lb.Text(m.scheme), "ip-address-type": lb.Text("ipv4"),
 			"subnets": lb.Set(subnets...), "security-groups": lb.Set(inGroups...),
-			"attributes": balancerAttributes.field(m.attributes.balancer, ""),
+			"attributes": balancerAttributes.field(m.attributes.balancer, ""), "tags": m.tagField(),
 		}}), nil
 }
 
@@ -222,7 +226,7 @@ func (m *model) targetGroup(p port, health lb.Fields, instances lb.Value) (lb.Re
 		return lb.Ref{}, err
 	}
 	fields := maps.Clone(health)
-	fields["attributes"] = attributes
+	fields["attributes"], fields["tags"] = attributes, m.tagField()
 	fields["name"] = lb.Text(m.names.targetGroup(m.service.ServiceRef, m.scheme, m.facts.vpc, p.protocol, p.nodePort))
 	fields["vpc"] = lb.Text(m.facts.vpc)
 	fields["protocol"] = lb.Text(p.protocol)
@@ -240,6 +244,7 @@ func (m *model) listener(p port, balancer, group lb.Ref) {
 		DependsOn: []lb.Ref{group, targetsRef(group)},
 		Fields: lb.Fields{
 			"protocol": lb.Text(p.protocol), "port": lb.Number(p.port), "target-group": lb.Text(group.String()),
+			"tags": m.tagField(),
 		}})
 }
 

@@ -1,7 +1,6 @@
 package aws
 
 import (
-	"maps"
 	"strings"
 
 	"github.com/fairway-lb/fairway/providers/lb"
@@ -20,20 +19,22 @@ const (
 	// markAttributes is on load balancers and target groups whose attributes are
 	// not all AWS's own.
 	markAttributes = markPrefix + "attributes"
+	// markTags tells which of a resource's other tags are from us.
+	markTags = markPrefix + "tags"
 )
 
 // marks writes and reads owner marks.
-type marks struct {
-	cluster lb.Cluster
-	// extra are the operator's own tags.
-	extra map[string]string
-}
+type marks struct{ cluster lb.Cluster }
 
 // tags returns all tags that r is made with.
 func (m marks) tags(r lb.Resource) map[string]string {
-	tags := maps.Clone(m.extra)
-	if tags == nil {
-		tags = map[string]string{}
+	tags := map[string]string{}
+	for _, item := range r.Fields["tags"] {
+		key, value, _ := strings.Cut(item, "=")
+		tags[key] = value
+	}
+	if len(tags) > 0 {
+		tags[markTags] = listed(r.Fields["tags"])
 	}
 	tags[markCluster] = m.cluster.Name
 	tags[markClusterUID] = m.cluster.UID

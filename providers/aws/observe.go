@@ -165,7 +165,7 @@ func (v *observation) securityGroups(groups []ec2types.SecurityGroup, balancers 
 			InUse: v.isBackend(g) && (used || inUse(aws.ToString(g.GroupId), balancers)),
 			Fields: lb.Fields{
 				"name": lb.Text(aws.ToString(g.GroupName)), "vpc": lb.Text(vpc),
-				"ingress": lb.Set(rulesIn(g, anyRule, v.name)...),
+				"ingress": lb.Set(rulesIn(g, anyRule, v.name)...), "tags": ourTags(tags),
 			}})
 	}
 }
@@ -265,6 +265,7 @@ func (v *observation) targetGroup(ctx context.Context, g elbtypes.TargetGroup, t
 		taken[v.names.targetGroup(v.service, scheme, vpc, string(g.Protocol), port)] = targetGroupRef(v.service, scheme, vpc, string(g.Protocol), port)
 	}
 	r := targetGroupResource(g)
+	r.Fields["tags"] = ourTags(tags)
 	r.Ref, r.Owners = v.key(kindTargetGroup, tags, aws.ToString(g.TargetGroupName), taken), v.marks.owners(tags)
 	if !r.Foreign() {
 		if err := v.groupSettings().observe(ctx, r, tags); err != nil {
@@ -292,6 +293,7 @@ func (v *observation) loadBalancer(b elbtypes.LoadBalancer, tags map[string]stri
 		taken[v.names.loadBalancer(v.service, scheme, vpc)] = loadBalancerRef(v.service, scheme, vpc)
 	}
 	r := loadBalancerResource(b)
+	r.Fields["tags"] = ourTags(tags)
 	r.Ref, r.Owners = v.key(kindLoadBalancer, tags, aws.ToString(b.LoadBalancerName), taken), v.marks.owners(tags)
 	var in []string
 	for _, id := range b.SecurityGroups {
@@ -307,7 +309,7 @@ func (v *observation) loadBalancer(b elbtypes.LoadBalancer, tags map[string]stri
 func (v *observation) listener(l elbtypes.Listener, balancer lb.Ref, tags map[string]string) lb.Resource {
 	r := lb.Resource{Ref: listenerRef(balancer, int(aws.ToInt32(l.Port))), ID: aws.ToString(l.ListenerArn),
 		Owners: v.marks.owners(tags), Parent: balancer,
-		Fields: lb.Fields{"protocol": lb.Text(string(l.Protocol)), "port": lb.Number(aws.ToInt32(l.Port))}}
+		Fields: lb.Fields{"protocol": lb.Text(string(l.Protocol)), "port": lb.Number(aws.ToInt32(l.Port)), "tags": ourTags(tags)}}
 	arn := forwardsTo(l)
 	r.Fields["target-group"] = lb.Text(v.name(arn))
 	if group, ours := v.ours(arn); ours {

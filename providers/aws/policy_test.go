@@ -28,27 +28,30 @@ type policyDocument struct {
 	}
 }
 
-func readPolicy(t testing.TB) policyDocument {
+func readPolicy(t interface {
+	Helper()
+	Fatalf(string, ...any)
+}) policyDocument {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/aws/iam-policy.json")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	var d policyDocument
 	if err := json.Unmarshal([]byte(strings.ReplaceAll(string(text), "${CLUSTER_NAME}", "demo")), &d); err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v", err)
 	}
 	return d
 }
 
-// bound puts an account under a policy. The nodes' group gets the tag by which
-// the policy knows it.
+// bound puts an account under a policy, which does not bind the operator. The
+// nodes' group gets the tag by which the policy knows it.
 func (d policyDocument) bound(w *fakeaws.World) {
 	text, err := json.Marshal(d)
 	if err != nil {
 		panic(err)
 	}
-	w.Policies = []json.RawMessage{text}
+	w.Policies, w.Administrators = []json.RawMessage{text}, []string{operatorKey}
 	w.SecurityGroups[0].Tags = map[string]string{"kubernetes.io/cluster/demo": "owned"}
 }
 
@@ -72,7 +75,8 @@ func wholeLife(b *bench) []string {
 	s.Targets = []lb.Target{node(1), node(2), node(4)}
 	reach(s)
 	s.Annotations = map[string]string{annotationPrefix + "healthcheck-interval": "20",
-		annotationPrefix + "proxy-protocol": "*", annotationPrefix + "cross-zone-load-balancing-enabled": "true"}
+		annotationPrefix + "proxy-protocol": "*", annotationPrefix + "cross-zone-load-balancing-enabled": "true",
+		annotationPrefix + "additional-resource-tags": "team=edge"}
 	reach(s)
 	b.restart("demo-uid") // which reads the attributes
 	s.Annotations = map[string]string{}

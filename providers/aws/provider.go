@@ -50,7 +50,7 @@ func New(ctx context.Context, cfg Config, cluster lb.Cluster, opts ...func(*conf
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{clients: c, cfg: cfg, names: names{cluster}, marks: marks{cluster, cfg.Tags}, facts: newFactCache(c, cfg), newborns: new(newborns)}
+	p := &Provider{clients: c, cfg: cfg, names: names{cluster}, marks: marks{cluster}, facts: newFactCache(c, cfg), newborns: new(newborns)}
 	p.drivers = map[lb.Kind]driver{
 		kindSecurityGroup: securityGroups{p},
 		kindNodeRules:     nodeRules{p},
