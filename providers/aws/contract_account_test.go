@@ -44,6 +44,7 @@ var _ providertest.Account = (*simulated)(nil)
 
 func openSimulated(t providertest.T, c providertest.Conditions) providertest.Account {
 	w := world()
+	readPolicy(t).bound(&w)
 	w.PublicPool = netip.MustParsePrefix("198.18.0.0/16")
 	w.Quotas = fakeaws.Quotas{LoadBalancers: 1000}
 	w.Timing = fakeaws.Timing{
@@ -61,17 +62,18 @@ func openSimulated(t providertest.T, c providertest.Conditions) providertest.Acc
 		server:    &http.Server{Handler: account, ReadHeaderTimeout: time.Minute},
 		transport: &http.Transport{DialContext: pipe.dial}}
 	go func() { _ = a.server.Serve(pipe) }() // returns when closed
-	if a.operator, err = newClients(context.Background(), testRegion, reaching(&http.Client{Transport: a.transport})); err != nil {
+	if a.operator, err = newClients(context.Background(), testRegion, reaching(&http.Client{Transport: a.transport}, operatorKey)); err != nil {
 		t.Fatalf("%v", err)
 	}
 	return a
 }
 
-// reaching are the SDK's options for the fake account by way of client.
-func reaching(client config.HTTPClient) []func(*config.LoadOptions) error {
+// reaching are the SDK's options for the fake account by way of client, as who has
+// the access key.
+func reaching(client config.HTTPClient, accessKey string) []func(*config.LoadOptions) error {
 	return []func(*config.LoadOptions) error{
 		config.WithRegion(testRegion), config.WithHTTPClient(client), config.WithBaseEndpoint("http://aws.test"),
-		config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider("AKIDTEST", "secret", "")),
+		config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider(accessKey, "secret", "")),
 	}
 }
 
@@ -86,7 +88,7 @@ func (a *simulated) Close() {
 
 func (a *simulated) Provider(ctx context.Context, cluster lb.Cluster) (providertest.Instance, error) {
 	w := &wire{simulated: a}
-	p, err := New(ctx, testConfig(), cluster, reaching(w)...)
+	p, err := New(ctx, testConfig(), cluster, reaching(w, providerKey)...)
 	return providertest.Instance{Provider: p, Kill: func() { w.dead.Store(true) }, Dead: w.dead.Load}, err
 }
 

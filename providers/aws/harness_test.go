@@ -16,9 +16,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/config"
-	"github.com/aws/aws-sdk-go-v2/credentials"
-
 	"github.com/fairway-lb/fairway/providers/fake"
 	fakeaws "github.com/fairway-lb/fairway/providers/fake/aws"
 	"github.com/fairway-lb/fairway/providers/lb"
@@ -146,7 +143,6 @@ func simulate(t *testing.T, test func(*bench), edits ...func(*fakeaws.World)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := world()
 		readPolicy(t).bound(&w)
-		w.Administrators = []string{operatorKey}
 		for _, edit := range edits {
 			edit(&w)
 		}
@@ -163,7 +159,7 @@ func simulate(t *testing.T, test func(*bench), edits ...func(*fakeaws.World)) {
 		defer transport.CloseIdleConnections()
 		b := &bench{T: t, account: account, client: &http.Client{Transport: transport, Timeout: 30 * time.Second}}
 		b.restart("demo-uid")
-		if b.operator, err = newClients(t.Context(), testRegion, b.reach(operatorKey)); err != nil {
+		if b.operator, err = newClients(t.Context(), testRegion, reaching(b.client, operatorKey)); err != nil {
 			t.Fatal(err)
 		}
 		test(b)
@@ -176,14 +172,6 @@ func simulate(t *testing.T, test func(*bench), edits ...func(*fakeaws.World)) {
 // Access keys: the provider's, which the policy binds, and the operator's.
 const providerKey, operatorKey = "AKIDPROVIDER", "AKIDOPERATOR"
 
-// reach are the SDK's options for the account, as who has the access key.
-func (b *bench) reach(accessKey string) []func(*config.LoadOptions) error {
-	return []func(*config.LoadOptions) error{
-		config.WithRegion(testRegion), config.WithHTTPClient(b.client), config.WithBaseEndpoint("http://aws.test"),
-		config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider(accessKey, "secret", "")),
-	}
-}
-
 // restart replaces the provider by a new one that remembers nothing, of a
 // cluster with the given UID.
 func (b *bench) restart(uid string, edits ...func(*Config)) {
@@ -192,7 +180,7 @@ func (b *bench) restart(uid string, edits ...func(*Config)) {
 	for _, edit := range edits {
 		edit(&cfg)
 	}
-	p, err := New(b.Context(), cfg, lb.Cluster{Name: "demo", UID: uid}, b.reach(providerKey)...)
+	p, err := New(b.Context(), cfg, lb.Cluster{Name: "demo", UID: uid}, reaching(b.client, providerKey)...)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -139,6 +139,7 @@ type loopback struct {
 func newAccountOnLoopback(t *testing.T, before ...string) *loopback {
 	t.Helper()
 	w := world()
+	readPolicy(t).bound(&w)
 	w.Throttle = &fakeaws.Throttle{Off: true}
 	account, err := fakeaws.New(w)
 	if err != nil {
