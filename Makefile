@@ -37,10 +37,10 @@ demo: build kubernetes ## show Fairway at work on this machine; HOLD=1 stays up 
 .PHONY: test
 test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
 	go -C e2e/kubernetes test ./build ./pin
+	go test -timeout 20m . ./cmd/... ./controllers/... ./providers/...
 	@command -v python3 >/dev/null || { echo "SKIPPED: the tests against LocalStack, for there is no python3 on this machine"; [ "$${CI:-}" != true ]; }
-	$(LOCALSTACK) go test -timeout 20m . ./cmd/... ./controllers/... ./providers/...
 	@# One package at a time: each boots a Kubernetes and wants both cores.
-	FAIRWAY_BIN=$(CURDIR)/bin go test -p 1 -timeout 20m ./e2e/...
+	FAIRWAY_BIN=$(CURDIR)/bin $(LOCALSTACK) go test -p 1 -timeout 20m ./e2e/...
 	@if command -v gcc >/dev/null; then \
 		echo "go test -race $(RACY)"; CGO_ENABLED=1 go test -race -timeout 20m $(RACY); \
 	else \
@@ -49,7 +49,7 @@ test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
 
 .PHONY: test-localstack
 test-localstack: build kubernetes ## test the AWS provider and a Service on LocalStack; FAIRWAY_LOCALSTACK_ENDPOINT=URL takes yours
-	FAIRWAY_LOCALSTACK=1 go test -v -count=1 -timeout 20m ./e2e/localstack
+	FAIRWAY_BIN=$(CURDIR)/bin FAIRWAY_LOCALSTACK=1 go test -v -count=1 -timeout 20m ./e2e/localstack
 
 .PHONY: lint
 lint: $(LINTER) ## check formatting, vet, dependency rules, go.mod and generated files

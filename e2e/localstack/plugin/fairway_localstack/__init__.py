@@ -1,0 +1,1 @@
+"""What Fairway adds to a LocalStack without a licence."""
