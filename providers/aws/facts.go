@@ -49,6 +49,9 @@ type factCache struct {
 	network   facts // without nodeGroups
 	read      time.Time
 	instances map[string]instanceFacts
+	// groupNames are the names of the nodes' security groups by id; they never
+	// change.
+	groupNames map[string]string
 }
 
 // instanceFacts is what matters of a node's instance.
@@ -64,7 +67,7 @@ type instanceFacts struct {
 func (i instanceFacts) present() bool { return i.vpc != "" }
 
 func newFactCache(c *clients, cfg Config) *factCache {
-	f := &factCache{clients: c, cfg: cfg, turn: make(chan struct{}, 1), instances: map[string]instanceFacts{}}
+	f := &factCache{clients: c, cfg: cfg, turn: make(chan struct{}, 1), instances: map[string]instanceFacts{}, groupNames: map[string]string{}}
 	f.turn <- struct{}{}
 	return f
 }
@@ -93,24 +96,40 @@ func (f *factCache) get(ctx context.Context, instances []string) (facts, []lb.No
 	return found, notices, err
 }
 
-// known returns the security groups of all nodes seen so far.
-func (f *factCache) known(ctx context.Context) ([]string, error) {
+// known returns the names of the security groups of all nodes seen so far, by id.
+// A group of the configuration that does not exist is not among them.
+func (f *factCache) known(ctx context.Context) (map[string]string, error) {
 	select {
 	case <-f.turn:
 	case <-ctx.Done():
 		return nil, &lb.Error{Kind: lb.Unavailable, Op: "read facts", Err: ctx.Err()}
 	}
 	defer func() { f.turn <- struct{}{} }()
-	if f.cfg.NodeSecurityGroup != "" {
-		return []string{f.cfg.NodeSecurityGroup}, nil
+	if id := f.cfg.NodeSecurityGroup; id != "" {
+		if err := f.learnGroupName(ctx, id); err != nil || f.groupNames[id] == "" {
+			return nil, err
+		}
+		return map[string]string{id: f.groupNames[id]}, nil
 	}
-	groups := map[string]bool{}
+	groups := map[string]string{}
 	for _, i := range f.instances {
 		if i.group != "" {
-			groups[i.group] = true
+			groups[i.group] = f.groupNames[i.group]
 		}
 	}
-	return slices.Sorted(maps.Keys(groups)), nil
+	return groups, nil
+}
+
+// learnGroupName reads the name of a group that only its id is known of.
+func (f *factCache) learnGroupName(ctx context.Context, id string) error {
+	if f.groupNames[id] != "" {
+		return nil
+	}
+	groups, err := f.listSecurityGroups(ctx, ec2types.Filter{Name: aws.String("group-id"), Values: []string{id}})
+	if err == nil && len(groups) == 1 {
+		f.groupNames[id] = aws.ToString(groups[0].GroupName)
+	}
+	return err
 }
 
 // forget makes the next get read everything again. It does not wait for one that
@@ -269,6 +288,9 @@ func (f *factCache) rememberInstances(ctx context.Context, found []ec2types.Inst
 		return err
 	}
 	for _, i := range found {
+		for _, g := range i.SecurityGroups {
+			f.groupNames[aws.ToString(g.GroupId)] = aws.ToString(g.GroupName)
+		}
 		known := instanceFacts{vpc: aws.ToString(i.VpcId), read: now}
 		known.group, known.problem = nodeGroupOf(i, tagged, clusterTagStart+f.cfg.Cluster.Name)
 		f.instances[aws.ToString(i.InstanceId)] = known

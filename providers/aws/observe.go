@@ -2,6 +2,7 @@ package aws
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 
@@ -78,15 +79,19 @@ func (p *Provider) observeService(ctx context.Context, s lb.ServiceRef) ([]lb.Re
 	v := &observation{Provider: p, service: s, refs: map[string]lb.Ref{}}
 	var balancers, all []elbtypes.LoadBalancer
 	var groups []elbtypes.TargetGroup
-	var security, nodes []ec2types.SecurityGroup
-	err := together(ctx,
+	var found []ec2types.SecurityGroup
+	// The nodes' groups come in the same answer as ours.
+	known, err := p.facts.known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ours := []string{p.names.frontend(s), p.names.backend()}
+	names := slices.AppendSeq(slices.Clone(ours), maps.Values(known))
+	err = together(ctx,
 		func(ctx context.Context) (err error) { all, err = p.listLoadBalancers(ctx); return err },
 		func(ctx context.Context) (err error) { groups, err = p.listTargetGroups(ctx); return err },
 		func(ctx context.Context) (err error) {
-			security, err = p.listSecurityGroups(ctx, ec2types.Filter{Name: aws.String("group-name"), Values: []string{p.names.frontend(s), p.names.backend()}})
-			if err == nil {
-				nodes, err = p.groupsAdmitting(ctx, security)
-			}
+			found, err = p.listSecurityGroups(ctx, ec2types.Filter{Name: aws.String("group-name"), Values: lb.Set(names...)})
 			return err
 		})
 	if err != nil {
@@ -98,10 +103,13 @@ func (p *Provider) observeService(ctx context.Context, s lb.ServiceRef) ([]lb.Re
 	groups = slices.DeleteFunc(groups, func(g elbtypes.TargetGroup) bool {
 		return !strings.HasPrefix(aws.ToString(g.TargetGroupName), p.names.targetGroupPrefix(s))
 	})
-	v.securityGroups(security, all, false)
-	if err := v.nodeGroups(ctx, nodes); err != nil {
-		return nil, err
-	}
+	v.securityGroups(slices.DeleteFunc(slices.Clone(found), func(g ec2types.SecurityGroup) bool {
+		return !slices.Contains(ours, aws.ToString(g.GroupName))
+	}), all, false)
+	v.nodeGroups(known, slices.DeleteFunc(found, func(g ec2types.SecurityGroup) bool {
+		_, ok := known[aws.ToString(g.GroupId)]
+		return !ok
+	}))
 	err = v.loadBalancing(ctx, balancers, groups)
 	return v.resources, err
 }
@@ -129,8 +137,12 @@ func (p *Provider) observeCluster(ctx context.Context) ([]lb.Resource, error) {
 	}
 	frontends := slices.ContainsFunc(security, func(g ec2types.SecurityGroup) bool { return !p.isBackend(g) })
 	v.securityGroups(slices.DeleteFunc(security, func(g ec2types.SecurityGroup) bool { return !p.isBackend(g) }), balancers, frontends)
-	err = v.nodeGroups(ctx, nodes)
-	return v.resources, err
+	known, err := p.facts.known(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v.nodeGroups(known, nodes)
+	return v.resources, nil
 }
 
 // isBackend reports whether g is, by its marks, the cluster's.
@@ -177,21 +189,18 @@ func inUse(group string, balancers []elbtypes.LoadBalancer) bool {
 }
 
 // nodeGroups adds the nodes' groups, which are never ours, and our rules in
-// them. Groups that nodes are known to be in exist even if they have no rule of
-// ours yet.
-func (v *observation) nodeGroups(ctx context.Context, admitting []ec2types.SecurityGroup) error {
+// those that may admit our load balancers. Groups that nodes are known to be in
+// exist even if they have no rule of ours yet.
+func (v *observation) nodeGroups(known map[string]string, admitting []ec2types.SecurityGroup) {
 	attached := []lb.Owner{{Kind: lb.Attached}}
-	known, err := v.facts.known(ctx)
-	if err != nil {
-		return err
-	}
+	ids := slices.Collect(maps.Keys(known))
 	for _, g := range admitting {
 		id := aws.ToString(g.GroupId)
 		rules := rulesIn(g, func(description string) bool { return description == v.marks.rule() }, v.name)
 		if len(rules) == 0 {
 			continue
 		}
-		known = append(known, id)
+		ids = append(ids, id)
 		var depends []lb.Ref
 		used := false
 		for _, p := range g.IpPermissions {
@@ -206,10 +215,9 @@ func (v *observation) nodeGroups(ctx context.Context, admitting []ec2types.Secur
 		v.resources = append(v.resources, lb.Resource{Ref: nodeRulesRef(id), ID: id, Owners: []lb.Owner{lb.ByCluster()},
 			Parent: nodeGroupRef(id), DependsOn: depends, InUse: used, Fields: lb.Fields{"ingress": lb.Set(rules...)}})
 	}
-	for _, id := range lb.Set(known...) {
+	for _, id := range lb.Set(ids...) {
 		v.add(lb.Resource{Ref: nodeGroupRef(id), ID: id, Owners: attached})
 	}
-	return nil
 }
 
 func (v *observation) usedBackend(ref lb.Ref) bool {

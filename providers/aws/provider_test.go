@@ -63,39 +63,6 @@ func TestDeleteRightAfterCreation(t *testing.T) {
 	}, realTiming)
 }
 
-// TestCallBudget holds what a Service may cost. The cluster's first Service
-// pays for the facts and for what all share; it is the second that is counted.
-func TestCallBudget(t *testing.T) {
-	simulate(t, func(b *bench) {
-		first := service()
-		b.reconcile(first)
-		second := service(func(s *lb.Service) { s.ServiceRef = lb.ServiceRef{Namespace: "shop", Name: "cart", UID: "cart-uid"} })
-
-		count := func(what string, reads, writes int, do func()) {
-			t.Helper()
-			b.account.Calls().Reset()
-			do()
-			counts := b.account.Calls().Counts()
-			if counts.Reads() > reads || counts.Writes() > writes {
-				t.Errorf("%s takes %d reads and %d writes, want at most %d and %d\n%s", what, counts.Reads(), counts.Writes(), reads, writes, counts)
-			}
-		}
-		count("creation", 4, 6, func() { b.reconcile(second) })
-		count("a run with nothing to do", 8, 0, func() { b.reconcile(second) })
-		second.Targets = append(second.Targets, node(4))
-		count("a new node", 9, 1, func() { b.reconcile(second) })
-		second.Targets = second.Targets[1:]
-		count("a node gone", 8, 1, func() { b.reconcile(second) })
-		count("deletion", 12, 3, func() {
-			if _, err := b.engine.Delete(b.Context(), second.ServiceRef); err != nil {
-				t.Error(err)
-			}
-		})
-		b.settled(first)
-		b.remove(first)
-	})
-}
-
 func TestChanges(t *testing.T) {
 	cases := []struct {
 		name          string
