@@ -10,6 +10,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 
@@ -62,7 +63,8 @@ func crowd() int {
 
 // contractService is default/web-n with two ports, and attributes of its own.
 func contractService(n int) lb.Service {
-	return service(annotate("cross-zone-load-balancing-enabled", "true", "target-group-attributes.80", "deregistration_delay.timeout_seconds=60"), func(s *lb.Service) {
+	return service(annotate("cross-zone-load-balancing-enabled", "true", "target-group-attributes.80", "deregistration_delay.timeout_seconds=60",
+		"additional-resource-tags", "team=edge"), func(s *lb.Service) {
 		s.Name, s.UID = fmt.Sprint("web-", n), fmt.Sprint("uid-", n)
 		s.Ports = []lb.Port{
 			{Name: "http", Protocol: lb.TCP, Port: 80, NodePort: uint16(30000 + 2*n)},
@@ -93,6 +95,7 @@ func contractUpdates() []providertest.Edit {
 		}},
 		{Name: "attributes reset", Edit: func(s *lb.Service) { delete(s.Annotations, annotationPrefix+"cross-zone-load-balancing-enabled") }},
 		{Name: "attributes", Edit: also("target-group-attributes.80", "deregistration_delay.timeout_seconds=90")},
+		{Name: "tags", Edit: also("additional-resource-tags", "team=core,tier=1")},
 		{Name: "scheme", Edit: also("scheme", "internal")},
 		{Name: "subnets", Edit: also("subnets", "subnet-0000000000000000a,subnet-0000000000000002a")},
 		{Name: "health check's times", Edit: also("healthcheck-interval", "30", "healthcheck-timeout", "12",
@@ -196,6 +199,15 @@ func contractDrifts() []providertest.Drift {
 		}),
 		drift("target group's attributes", func(f *found) error {
 			return f.groupSettings().modify(f, forwardsTo(f.listeners[80]), map[string]string{attrDraining: "1"})
+		}),
+		drift("tags", func(f *found) error {
+			_, err := f.elb.AddTags(f, &elb.AddTagsInput{Tags: toELBTags(map[string]string{"team": "nobody"}), ResourceArns: []string{
+				aws.ToString(f.balancer.LoadBalancerArn), aws.ToString(f.listeners[80].ListenerArn), forwardsTo(f.listeners[80])}})
+			if err != nil {
+				return err
+			}
+			_, err = f.ec2.CreateTags(f, &ec2.CreateTagsInput{Resources: []string{f.frontend}, Tags: []ec2types.Tag{{Key: aws.String("team"), Value: aws.String("nobody")}}})
+			return err
 		}),
 		drift("subnets", func(f *found) error {
 			_, err := f.elb.SetSubnets(f, &elb.SetSubnetsInput{LoadBalancerArn: f.balancer.LoadBalancerArn, Subnets: subnetsOf(f.balancer)[:2]})

@@ -59,34 +59,53 @@ func (s *suite) scenarios(t T) []scenario {
 	}
 }
 
+// allKinds are the faults that any call may meet.
+var allKinds = []FaultKind{ErrorBefore, Lost, Throttle, Timeout, Gone, Denied}
+
 // faults runs each scenario once to count its calls, and then once for each call
-// and each kind of fault at it.
+// and each kind of fault at it. Each update alone, which is often made in place
+// where all together replace everything, is put through the two kinds after
+// which nobody knows what happened.
 func (s *suite) faults(t T) {
 	for _, sc := range s.scenarios(t) {
-		t.Run(sc.name, func(t T) {
-			n, runs, hits := s.length(t, sc), 0, 0
-			for _, kind := range []FaultKind{ErrorBefore, Lost, Throttle, Timeout, Gone, Denied} {
-				t.Run(string(kind), func(t T) {
-					s.count(func() { s.cases++ })
-					for k := 1; k <= n; k++ {
-						f := Fault{Kind: kind, At: k, Hint: 20 * time.Second}
-						// What comes more often than the provider itself tries is the harder
-						// case; where operations take time it is the only one played.
-						more := s.Attempts > 1 && kind != Gone
-						if !more || sc.slow == 0 {
-							hits += s.faulted(t, sc, f)
-							runs++
-						}
-						if more {
-							f.Times = s.Attempts
-							hits += s.faulted(t, sc, f)
-							runs++
-						}
-					}
-				})
+		t.Run(sc.name, func(t T) { s.faultAtEveryCall(t, sc, allKinds) })
+	}
+	base := s.Service(0)
+	for _, u := range s.Updates {
+		after := s.edited(u.Edit)
+		sc := scenario{prepare: []task{reconcile(base)}, act: reconcile(after), want: s.want(t, "update "+u.Name, after), service: &after}
+		t.Run("update of "+u.Name, func(t T) { s.faultAtEveryCall(t, sc, []FaultKind{Lost, Gone}) })
+	}
+}
+
+func (s *suite) faultAtEveryCall(t T, sc scenario, kinds []FaultKind) {
+	n, runs, hits := s.length(t, sc), 0, 0
+	for _, kind := range kinds {
+		t.Run(string(kind), func(t T) {
+			s.count(func() { s.cases++ })
+			for k := 1; k <= n; k++ {
+				for _, times := range s.repetitions(kind) {
+					hits += s.faulted(t, sc, Fault{Kind: kind, At: k, Times: times, Hint: 20 * time.Second})
+					runs++
+				}
 			}
-			t.Logf("%d calls, %d runs with a fault, %d calls hit", n, runs, hits)
 		})
+	}
+	t.Logf("%d calls, %d runs with a fault, %d calls hit", n, runs, hits)
+}
+
+// repetitions are how often in a row a fault comes: as often as the provider
+// itself tries, for otherwise nobody but the provider would notice; a lost
+// answer also once, because the provider's own second try meets what the first
+// one did.
+func (s *suite) repetitions(kind FaultKind) []int {
+	switch {
+	case kind == Gone || s.Attempts <= 1:
+		return []int{1}
+	case kind == Lost:
+		return []int{1, s.Attempts}
+	default:
+		return []int{s.Attempts}
 	}
 }
 

@@ -193,7 +193,7 @@ const settled = 10 * time.Minute
 // nothing was left out.
 func (s *suite) drift(t T) {
 	missing := map[string]bool{}
-	base := s.wantBase(t)
+	base, nothing := s.wantBase(t), s.wantNothing(t)
 	for _, d := range s.Drifts {
 		s.part(t, d.Name, Conditions{}, func(c *controller) {
 			service := s.Service(0)
@@ -230,7 +230,7 @@ func (s *suite) drift(t T) {
 			c.expect("after the repair", base)
 			c.expectRest(service)
 			c.settle(remove(service))
-			c.expect("after the deletion", s.clean["nothing"])
+			c.expect("after the deletion", nothing)
 		})
 	}
 	t.Run("none is left out", func(t T) {
