@@ -3,8 +3,10 @@
 // (awsQuery) and, of STS, GetCallerIdentity. It serves what a controller of
 // Network Load Balancers calls and is as strict as AWS where it serves:
 // idempotent creation against Duplicate errors, resources in use, limits, names
-// and batches; a parameter it does not know is an error, never ignored. The
-// account decides the state of load balancers and targets; a data path
+// and batches. Each request is checked against AWS's published API model (package
+// apimodel), and by IAM policies if the account is given any (package iam); what
+// the model does not allow, or the account does not serve, is an error, never
+// ignored. The account decides the state of load balancers and targets; a data path
 // (fake.Carrier) may carry the packets and report the health.
 //
 // It has one VPC and IPv4 only. Not served, and refused with an error that says
@@ -141,8 +143,9 @@ func (a *Account) Calls() *fake.CallLog { return &a.calls }
 func (a *Account) Faults() *fake.Faults { return &a.faults }
 
 // Violations are the requests so far that no correct client makes: unknown
-// operations or parameters, values that do not parse, missing or foreign
-// credentials. Each was answered with an error. Tests assert that there are none.
+// operations or parameters, values that AWS's API model does not allow, missing or
+// foreign credentials. Each was answered with an error. Tests assert that there are
+// none. A request that a policy denies is not among them.
 func (a *Account) Violations() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
