@@ -19,6 +19,9 @@ const (
 	kindListener      lb.Kind = "listener"
 )
 
+// namePrefix is what the names of load balancers and target groups begin with.
+const namePrefix = "fw-"
+
 // names makes up the keys and the cloud's names of resources. Names of load
 // balancers and target groups have at most 32 letters, digits and hyphens
 // (https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_CreateLoadBalancer.html).
@@ -29,7 +32,7 @@ type names struct{ cluster lb.Cluster }
 
 // loadBalancerPrefix is what the names of s's load balancers begin with.
 func (n names) loadBalancerPrefix(s lb.ServiceRef) string {
-	return "fw-" + readable(s.Namespace+"-"+s.Name, 13) + "-" + n.service(s) + "-"
+	return namePrefix + readable(s.Namespace+"-"+s.Name, 13) + "-" + n.service(s) + "-"
 }
 
 // loadBalancer names one: scheme and network cannot be changed in place.
@@ -39,7 +42,7 @@ func (n names) loadBalancer(s lb.ServiceRef, scheme, vpc string) string {
 
 // targetGroupPrefix is what the names of s's target groups begin with.
 func (n names) targetGroupPrefix(s lb.ServiceRef) string {
-	return "fw-" + n.service(s) + "-"
+	return namePrefix + n.service(s) + "-"
 }
 
 // targetGroup names one: protocol, port and network cannot be changed in place,

@@ -124,9 +124,7 @@ func (p *Provider) observeCluster(ctx context.Context) ([]lb.Resource, error) {
 	err := together(ctx,
 		func(ctx context.Context) (err error) { balancers, err = p.listLoadBalancers(ctx); return err },
 		func(ctx context.Context) (err error) {
-			security, err = p.listSecurityGroups(ctx,
-				ec2types.Filter{Name: aws.String("tag:" + markCluster), Values: []string{p.names.cluster.Name}},
-				ec2types.Filter{Name: aws.String("tag:" + markClusterUID), Values: []string{p.names.cluster.UID}})
+			security, err = p.listOurSecurityGroups(ctx)
 			if err == nil {
 				nodes, err = p.groupsAdmitting(ctx, security)
 			}

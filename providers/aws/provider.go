@@ -22,6 +22,7 @@ type Provider struct {
 	drivers map[lb.Kind]driver
 	// newborns are what AWS may not list yet.
 	newborns *newborns
+	owned    ownership
 }
 
 var _ lb.Provider = (*Provider)(nil)
