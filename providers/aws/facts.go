@@ -30,8 +30,8 @@ type facts struct {
 // urgent; a failed change to the account makes them be read again at once.
 const (
 	factsTTL = 10 * time.Minute
-	// absentTTL is how long an instance that EC2 does not list is not asked for
-	// again: a new one may be listed a little late.
+	// absentTTL is how long an instance that EC2 does not list, or a zone without
+	// subnets, is not asked for again: a new one may be listed a little late.
 	absentTTL = time.Minute
 )
 
@@ -72,9 +72,9 @@ func newFactCache(c *clients, cfg Config) *factCache {
 	return f
 }
 
-// get returns the facts for a Service with these nodes, and remarks about nodes
-// whose security group could not be told.
-func (f *factCache) get(ctx context.Context, instances []string) (facts, []lb.Notice, error) {
+// get returns the facts for a Service with nodes that are these instances in these
+// zones, and remarks about nodes whose security group could not be told.
+func (f *factCache) get(ctx context.Context, instances, zones []string) (facts, []lb.Notice, error) {
 	select {
 	case <-f.turn:
 	case <-ctx.Done():
@@ -87,7 +87,7 @@ func (f *factCache) get(ctx context.Context, instances []string) (facts, []lb.No
 			return facts{}, nil, err
 		}
 	}
-	if err := f.learnNetwork(ctx, instances); err != nil {
+	if err := f.learnNetwork(ctx, instances, zones); err != nil {
 		return facts{}, nil, err
 	}
 	found := f.network
@@ -148,9 +148,14 @@ func (f *factCache) expire() {
 	}
 }
 
-// learnNetwork reads subnets, route tables and where load balancers are.
-func (f *factCache) learnNetwork(ctx context.Context, instances []string) error {
-	if time.Since(f.read) < factsTTL {
+// learnNetwork reads subnets, route tables and where load balancers are. A node in
+// a zone without any subnet says that there is a new one.
+func (f *factCache) learnNetwork(ctx context.Context, instances, zones []string) error {
+	ttl := factsTTL
+	if slices.ContainsFunc(zones, f.unknownZone) {
+		ttl = absentTTL
+	}
+	if time.Since(f.read) < ttl {
 		return nil
 	}
 	vpc, err := f.findVPC(ctx, instances)
@@ -189,6 +194,10 @@ func (f *factCache) learnNetwork(ctx context.Context, instances []string) error 
 	}
 	f.vpc, f.network, f.read = vpc, network, time.Now()
 	return nil
+}
+
+func (f *factCache) unknownZone(zone string) bool {
+	return zone != "" && !slices.ContainsFunc(f.network.subnets, func(s subnet) bool { return s.zone == zone })
 }
 
 // isPublic reports whether the route table of a subnet, its own or else the

@@ -72,13 +72,13 @@ func (p *Provider) Desired(ctx context.Context, s lb.Service) (lb.Desired, error
 	if err != nil {
 		return lb.Desired{}, err
 	}
-	var instances []string
+	var instances, zones []string
 	for _, t := range s.Targets {
 		if id, ok := instanceID(t.ProviderID); ok && t.State != lb.TargetGone {
-			instances = append(instances, id)
+			instances, zones = append(instances, id), append(zones, t.Zone)
 		}
 	}
-	f, notices, err := p.facts.get(ctx, instances)
+	f, notices, err := p.facts.get(ctx, instances, zones)
 	if err != nil {
 		return lb.Desired{}, err
 	}

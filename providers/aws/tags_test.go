@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
 	"github.com/fairway-lb/fairway/providers/lb"
@@ -58,6 +59,17 @@ func (b *bench) tag(s lb.Service, tags map[string]string) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// operatorTags puts tags on something of EC2, as somebody else.
+func (b *bench) operatorTags(id string, tags map[string]string) error {
+	_, err := b.operator.ec2.CreateTags(b.Context(), &ec2.CreateTagsInput{Resources: []string{id}, Tags: toEC2Tags(tags)})
+	return err
+}
+
+func (b *bench) operatorUntag(id string, tags map[string]string) error {
+	_, err := b.operator.ec2.DeleteTags(b.Context(), &ec2.DeleteTagsInput{Resources: []string{id}, Tags: toEC2Tags(tags)})
+	return err
 }
 
 var taggedKinds = []lb.Kind{kindSecurityGroup, kindLoadBalancer, kindTargetGroup, kindListener}
