@@ -22,13 +22,7 @@ var env *environment.Environment
 const patience = 60 * time.Second
 
 func TestMain(m *testing.M) {
-	if !sandbox.Inside() {
-		if err := environment.Prepare(context.Background(), os.Stderr); err != nil {
-			fmt.Fprintln(os.Stderr, "FAIL:", err)
-			os.Exit(1)
-		}
-	}
-	sandbox.Main(suite{m})
+	sandbox.Main(suite{m}, func() error { return environment.Prepare(context.Background(), os.Stderr) })
 }
 
 // suite runs the tests inside the sandbox, with the environment around them.

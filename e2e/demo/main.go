@@ -35,13 +35,13 @@ func main() {
 func run(hold, dryRun bool, logs string) (int, error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if !sandbox.Inside() {
+	session, err := sandbox.Enter(sandbox.Options{Files: func() ([]*os.File, error) {
 		if err := environment.Prepare(ctx, os.Stderr); err != nil {
-			return 1, err
+			return nil, err
 		}
 		stop() // from here on signals are for the one inside
-	}
-	session, err := sandbox.Enter(sandbox.Options{Files: func() ([]*os.File, error) { return doors(hold) }})
+		return doors(hold)
+	}})
 	if err != nil {
 		return 1, err
 	}

@@ -99,9 +99,19 @@ func Enter(opts Options) (Session, error) {
 
 // Main is for TestMain: it runs a package's tests in a sandbox and exits. Where
 // none can be had it says why and skips all of them, but fails when the
-// environment has CI=true: there a skipped test would go unnoticed.
-func Main(m interface{ Run() int }) {
-	session, err := Enter(Options{})
+// environment has CI=true: there a skipped test would go unnoticed. What before
+// does is done outside, once: what the tests need and only the outer world has.
+// An error of it fails the tests everywhere.
+func Main(m interface{ Run() int }, before ...func() error) {
+	session, err := Enter(Options{Files: func() ([]*os.File, error) {
+		for _, prepare := range before {
+			if err := prepare(); err != nil {
+				fmt.Fprintln(os.Stderr, "FAIL:", err)
+				os.Exit(1)
+			}
+		}
+		return nil, nil
+	}})
 	if err != nil {
 		word, code := "SKIP", 0
 		if os.Getenv("CI") == "true" {
