@@ -320,6 +320,8 @@ func TestPrivateAddresses(t *testing.T) {
 	var private string
 	c := newCloud(t, func(dp *fake.Dataplane) {
 		dp.Network = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")}
+		// A node that reaches itself through the load balancer must be answered.
+		dp.LoadBalancers[0].Listeners[0].PreserveClientIP = false
 		private = netip.AddrPortFrom(dp.LoadBalancers[0].Nodes[0].Private, 80).String()
 	})
 	c.healthy(t)
