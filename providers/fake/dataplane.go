@@ -83,6 +83,9 @@ type Listener struct {
 	HealthCheck HealthCheck
 	// PreserveClientIP: targets see the client's own address as the source.
 	PreserveClientIP bool
+	// Sticky: new connections of one client go to one target, as long as the
+	// targets that get any stay the same.
+	Sticky bool
 	// DeregistrationDelay is how long established connections to a draining target
 	// may go on.
 	DeregistrationDelay time.Duration

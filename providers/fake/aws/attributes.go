@@ -15,6 +15,7 @@ const (
 	lbSecondaryIPs       = "secondary_ips.auto_assigned.per_subnet"
 	tgDeregistration     = "deregistration_delay.timeout_seconds"
 	tgPreserveClientIP   = "preserve_client_ip.enabled"
+	tgStickiness         = "stickiness.enabled"
 	tgCrossZone          = "load_balancing.cross_zone.enabled"
 	tgTerminateUnhealthy = "target_health_state.unhealthy.connection_termination.enabled"
 	listenerIdleTimeout  = "tcp.idle_timeout.seconds"
@@ -54,7 +55,7 @@ var targetGroupAttributes = attributeSet{
 	"deregistration_delay.connection_termination.enabled": {fallback: "false", udp: "true", valid: isBool},
 	tgPreserveClientIP:          {fallback: "true", valid: isBool},
 	"proxy_protocol_v2.enabled": {fallback: "false", valid: isBool},
-	"stickiness.enabled":        {fallback: "false", valid: isBool},
+	tgStickiness:                {fallback: "false", valid: isBool},
 	"stickiness.type":           {fallback: "source_ip", valid: oneOf("source_ip")},
 	tgCrossZone:                 {fallback: "use_load_balancer_configuration", valid: oneOf("true", "false", "use_load_balancer_configuration")},
 	tgTerminateUnhealthy:        {fallback: "true", udp: "false", valid: isBool},

@@ -85,7 +85,7 @@ func (a *Account) carriedListener(l *listener) fake.Listener {
 	port, _ := strconv.ParseUint(tg.check.port, 10, 16) // 0 for traffic-port, as the carrier has it
 	c := fake.Listener{
 		Protocol: fake.Protocol(strings.ToLower(l.protocol)), Port: uint16(l.port), TargetGroup: tg.arn,
-		PreserveClientIP: tg.attributes[tgPreserveClientIP] == "true", DeregistrationDelay: a.deregistrationDelay(tg),
+		PreserveClientIP: tg.attributes[tgPreserveClientIP] == "true", Sticky: tg.attributes[tgStickiness] == "true", DeregistrationDelay: a.deregistrationDelay(tg),
 		HealthCheck: fake.HealthCheck{
 			Protocol: strings.ToLower(tg.check.protocol), Port: uint16(port), Path: tg.check.path, Codes: tg.check.codes,
 			Interval: time.Duration(tg.check.interval) * time.Second, Timeout: time.Duration(tg.check.timeout) * time.Second,

@@ -101,6 +101,47 @@ func TestSpreadsConnectionsAndPreservesTheClient(t *testing.T) {
 	}
 }
 
+func TestStickyClientsStay(t *testing.T) {
+	c := newCloud(t, func(dp *fake.Dataplane) { dp.LoadBalancers[0].Listeners[0].Sticky = true })
+	c.healthy(t)
+	clients := []*host{c.client}
+	for i := range 12 {
+		clients = append(clients, newHost(t, c.fabric, fmt.Sprintf("client-%d", i), fmt.Sprintf("198.51.100.%d", 20+i)))
+	}
+	all, once := map[string]int{}, map[*host]map[string]int{}
+	for _, client := range clients {
+		nodes := map[string]int{}
+		once[client] = nodes
+		for _, network := range []string{"tcp", "udp"} {
+			for range 10 {
+				a, err := client.once(network, publicA, patience)
+				check(t, err)
+				nodes[a.Node]++
+				all[a.Node]++
+			}
+		}
+		if len(nodes) != 1 {
+			t.Errorf("%v is sent to %v", client.addr, nodes)
+		}
+	}
+	if len(all) != len(c.nodes) {
+		t.Errorf("%d clients are sent to %v, want all nodes", len(clients), all)
+	}
+	// Whatever else changes, they stay where they are.
+	c.change(t, func(dp *fake.Dataplane) {
+		other := dp.LoadBalancers[0].Listeners[0]
+		other.Port, other.Sticky, other.Targets = 81, false, other.Targets[:2]
+		dp.LoadBalancers[0].Listeners = append(dp.LoadBalancers[0].Listeners, other)
+	})
+	for _, client := range clients {
+		a, err := client.once("tcp", publicA, patience)
+		check(t, err)
+		if once[client][a.Node] == 0 {
+			t.Errorf("%v is sent to %s, was to %v", client.addr, a.Node, once[client])
+		}
+	}
+}
+
 func TestHidesTheClientWhereNotPreserved(t *testing.T) {
 	c := newCloud(t, func(dp *fake.Dataplane) { dp.LoadBalancers[0].Listeners[0].PreserveClientIP = false })
 	c.healthy(t)

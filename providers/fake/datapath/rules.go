@@ -11,17 +11,22 @@ import (
 )
 
 // frontends fills the maps that translate, and adds the chains that use them:
-// one for each number of targets, however many frontends have that many.
+// one for each number of targets and way to choose among them, however many
+// frontends have those.
 func (c *change) frontends(r ruleset) {
-	chains := map[int]string{}
+	type class struct {
+		size   int
+		sticky bool
+	}
+	chains := map[class]string{}
 	var verdicts, marks, targets, sources, addresses []nftables.SetElement
 	for _, f := range r.frontends {
-		size := len(f.pool)
-		if _, ok := chains[size]; !ok {
-			chains[size] = c.poolChain(size)
+		of := class{len(f.pool), f.sticky && len(f.pool) > 1}
+		if _, ok := chains[of]; !ok {
+			chains[of] = c.poolChain(of.size, of.sticky)
 		}
 		key := f.bytes()
-		verdicts = append(verdicts, gotoElement(key, chains[size]))
+		verdicts = append(verdicts, gotoElement(key, chains[of]))
 		marks = append(marks, nftables.SetElement{Key: key, Val: native(f.mark)})
 		for i, to := range f.pool {
 			targets = append(targets, nftables.SetElement{
@@ -43,19 +48,27 @@ func (c *change) frontends(r ruleset) {
 	c.fill(addressesSet, addresses)
 }
 
-// poolChain adds the chain that gives a connection one of size targets, at
-// random, and returns its name.
-func (c *change) poolChain(size int) string {
+// stickySeed is given because the kernel would make up another one whenever the
+// rules are written anew, and move every client.
+const stickySeed = 0x666c7731
+
+// poolChain adds the chain that gives a connection one of size targets, by its
+// source address when it is sticky and else at random, and returns its name.
+func (c *change) poolChain(size int, sticky bool) string {
+	name, choose := "pool-%d", []expr.Any{&expr.Numgen{Register: reg4, Modulus: uint32(size), Type: unix.NFT_NG_RANDOM}}
+	if sticky {
+		name, choose = "sticky-%d", []expr.Any{loadSource(reg4),
+			&expr.Hash{SourceRegister: reg4, DestRegister: reg4, Length: 4, Modulus: uint32(size), Seed: stickySeed, Type: expr.HashTypeJenkins}}
+	}
 	if size == 0 {
 		return c.refuseChain()
 	}
-	chain := c.chain("pool-%d", size)
+	chain := c.chain(name, size)
 	c.rule(chain, loadFrontendKey(), []expr.Any{
 		lookup(marksMap, reg1),
 		&expr.Ct{Key: expr.CtKeyMARK, Register: reg1, SourceRegister: true},
 	})
-	c.rule(chain, loadFrontendKey(), []expr.Any{
-		&expr.Numgen{Register: reg4, Modulus: uint32(size), Type: unix.NFT_NG_RANDOM},
+	c.rule(chain, loadFrontendKey(), choose, []expr.Any{
 		lookup(targetsMap, reg1),
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: reg1, RegProtoMin: reg2},
 	})

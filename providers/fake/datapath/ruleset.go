@@ -45,6 +45,8 @@ type frontend struct {
 	mark uint32
 	// pool gets new connections. Empty: they are refused.
 	pool []netip.AddrPort
+	// sticky: a client's connections all get the same of the pool.
+	sticky bool
 	// bound are the targets that established connections may stay on: all that
 	// are registered, draining ones included.
 	bound []netip.AddrPort
@@ -213,7 +215,7 @@ func within(admit []admission, ranges []addrRange) []admission {
 }
 
 func (r *ruleset) addFrontends(lb fake.LoadBalancer, n fake.LoadBalancerNode, l fake.Listener, mark uint32) error {
-	f := frontend{loadBalancer: lb.ID, zone: n.Zone, mark: mark}
+	f := frontend{loadBalancer: lb.ID, zone: n.Zone, mark: mark, sticky: l.Sticky}
 	for _, t := range l.Targets {
 		if !t.Addr.Addr().Is4() {
 			return fmt.Errorf("target %v: the data path carries IPv4 only", t.Addr)
