@@ -186,3 +186,17 @@ func TestAffinityTimeout(t *testing.T) {
 		}
 	}
 }
+
+// TestAffinityIsCarried: from the Service's spec to what the data path does.
+func TestAffinityIsCarried(t *testing.T) {
+	simulate(t, func(b *bench) {
+		for _, affinity := range []time.Duration{0, defaultAffinity, 0} {
+			b.reconcile(service(func(s *lb.Service) { s.ClientAffinity = affinity }))
+			for _, balancer := range b.account.Dataplane().LoadBalancers {
+				if got := balancer.Listeners[0].Sticky; got != (affinity > 0) {
+					t.Errorf("affinity %s: sticky is %v", affinity, got)
+				}
+			}
+		}
+	})
+}
