@@ -62,9 +62,9 @@ func TestBudgets(t *testing.T) {
 		row("a node, 5 target groups", 0, 5, reconcile(second))
 		ports(1)(&second)
 		row("4 ports fewer", 0, 9, reconcile(second))
-		row("delete", 9, 3, gone(second))
+		row("delete", 3, 3, gone(second))
 		row("delete what is gone", 3, 0, gone(second))
-		row("delete the cluster's last", 14, 5, gone(first))
+		row("delete the cluster's last", 8, 5, gone(first))
 		b.expectLeft()
 	}, func(w *fakeaws.World) { w.Throttle = &fakeaws.Throttle{Off: true} })
 }

@@ -144,8 +144,9 @@ func (e *Engine) Exists(ctx context.Context, s lb.ServiceRef) (lb.Status, bool, 
 // the Service left; until then it returns an error, Pending where the cloud
 // only needs time.
 func (e *Engine) Delete(ctx context.Context, s lb.ServiceRef) (Result, error) {
+	known, _, _ := e.recall.get(s)
 	e.recall.forget(s)
-	result, left, err := e.remove(ctx, lb.ByService(s))
+	result, left, err := e.remove(ctx, lb.ByService(s), known)
 	if err != nil || !slices.ContainsFunc(left, idle) {
 		return result, err
 	}
@@ -156,7 +157,7 @@ func (e *Engine) Delete(ctx context.Context, s lb.ServiceRef) (Result, error) {
 		return result, err
 	}
 	defer e.cluster.open()
-	shared, _, err := e.remove(ctx, lb.ByCluster())
+	shared, _, err := e.remove(ctx, lb.ByCluster(), nil)
 	result.Plan.Changes = append(result.Plan.Changes, shared.Plan.Changes...)
 	return result, err
 }
@@ -165,22 +166,30 @@ func (e *Engine) Delete(ctx context.Context, s lb.ServiceRef) (Result, error) {
 func idle(r lb.Resource) bool { return r.OwnedBy(lb.ByCluster()) && !r.InUse }
 
 // remove deletes what owner owns, looks again until nothing of it is left, and
-// returns what that last look saw.
-func (e *Engine) remove(ctx context.Context, owner lb.Owner) (Result, []lb.Resource, error) {
+// returns what that last look saw. What is known to be there, if anything, spares
+// the first look; the last one is always a fresh one.
+func (e *Engine) remove(ctx context.Context, owner lb.Owner, known []lb.Resource) (Result, []lb.Resource, error) {
 	result := Result{Plan: Plan{Scope: owner}}
-	const looks = 2 // one to find what to delete, one to see that it is gone
+	looks := 2 // one to find what to delete, one to see that it is gone
+	if known != nil {
+		looks = 3 // and one for what was not known
+	}
 	for range looks {
-		observed, err := e.provider.Observe(ctx, owner)
-		if err != nil {
-			return result, nil, err
+		observed := known
+		if observed == nil {
+			var err error
+			if observed, err = e.provider.Observe(ctx, owner); err != nil {
+				return result, nil, err
+			}
 		}
 		p, err := Diff(nil, observed, owner)
 		if err != nil {
 			return result, nil, err
 		}
-		if p.Empty() {
+		if p.Empty() && known == nil {
 			return result, observed, nil
 		}
+		known = nil
 		if result.Plan.Empty() {
 			result.Plan = p
 		}
