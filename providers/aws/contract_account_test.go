@@ -118,7 +118,7 @@ func (w *wire) Do(r *http.Request) (*http.Response, error) {
 	if w.dead.Load() {
 		return nil, errDead
 	}
-	f := w.Count(!strings.HasPrefix(action, "Describe"))
+	f := w.Count(action, !strings.HasPrefix(action, "Describe"))
 	if f.Kind == providertest.Pause {
 		w.asleep.Store(time.Now().Add(f.For).UnixNano())
 	}
@@ -215,12 +215,19 @@ func (a *simulated) Raw() []string { return a.lines(true) }
 func (a *simulated) lines(raw bool) []string {
 	// The operator, too, waits until what is there can be seen.
 	time.Sleep(a.conditions.Lag)
-	s := &survey{clients: a.operator, raw: raw, names: map[string]string{}}
-	if err := s.take(context.Background()); err != nil {
-		a.t.Errorf("look into the account: %v", err)
+	for tries := 1; ; tries++ {
+		s := &survey{clients: a.operator, raw: raw, names: map[string]string{}}
+		err := s.take(context.Background())
+		if err == nil {
+			slices.Sort(s.lines)
+			return s.lines
+		}
+		// Something was deleted while the operator looked.
+		if tries == 5 || lb.KindOf(failed("survey", lb.Ref{}, err)) != lb.NotFound {
+			a.t.Errorf("look into the account: %v", err)
+			return nil
+		}
 	}
-	slices.Sort(s.lines)
-	return s.lines
 }
 
 // survey writes down what is in the account.

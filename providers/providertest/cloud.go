@@ -138,6 +138,8 @@ type Calls struct {
 	All int
 	// Writes are those that can change something.
 	Writes int
+	// Of counts each operation's, by its name.
+	Of map[string]int
 }
 
 // FaultKind is what goes wrong with a call.
@@ -169,6 +171,8 @@ const (
 // Fault is one planned fault.
 type Fault struct {
 	Kind FaultKind
+	// Operation is whose calls are counted and may fail; "" means any.
+	Operation string
 	// At is which call is the first to fail, counted from 1.
 	At int
 	// Times is how many calls in a row fail; 0 means one, less all from At on.

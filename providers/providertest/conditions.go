@@ -37,24 +37,24 @@ func (s *suite) throttling(t T) {
 	want := s.wantBase(t)
 	create := scenario{act: reconcile(s.Service(0)), want: want}
 	s.count(func() { s.cases++ })
-	for k := 1; k <= s.length(t, create); k++ {
+	for _, at := range s.moments(t, create) {
 		s.account(t, Conditions{}, func(c *controller) {
-			c.account.Inject(Fault{Kind: Throttle, At: k, Hint: hint, Times: s.Attempts})
+			c.account.Inject(at.on(Fault{Kind: Throttle, Hint: hint, Times: s.Attempts}))
 			started := time.Now()
 			o := c.settle(create.act)
-			c.expect(fmt.Sprintf("after a throttled call %d", k), want)
+			c.expect(fmt.Sprintf("after a throttled %s", at), want)
 			if c.account.Hits() == 0 {
 				return
 			}
 			if s.Hints && time.Since(started) < hint {
-				c.Errorf("call %d was throttled for %s, but all was done after %s", k, hint, time.Since(started))
+				c.Errorf("%s was throttled for %s, but all was done after %s", at, hint, time.Since(started))
 			}
 			if s.Attempts <= 1 && len(o.failures) == 0 {
-				c.Errorf("call %d was throttled, but no attempt failed", k)
+				c.Errorf("%s was throttled, but no attempt failed", at)
 			}
 			for _, err := range o.failures {
 				if lb.KindOf(err) != lb.Throttled || s.Hints && lb.RetryAfterOf(err) != hint {
-					c.Errorf("call %d was throttled: the error is %v of kind %s, to be retried after %s", k, err, lb.KindOf(err), lb.RetryAfterOf(err))
+					c.Errorf("%s was throttled: the error is %v of kind %s, to be retried after %s", at, err, lb.KindOf(err), lb.RetryAfterOf(err))
 				}
 			}
 		})
@@ -72,20 +72,20 @@ func (s *suite) denied(t T) {
 	} {
 		t.Run(sc.name, func(t T) {
 			s.count(func() { s.cases++ })
-			for k := 1; k <= s.length(t, sc); k++ {
+			for k := range len(s.moments(t, sc)) {
 				s.account(t, Conditions{}, func(c *controller) {
 					sc.ready(c)
-					c.account.Inject(Fault{Kind: Denied, At: k, Times: -1})
+					c.account.Inject(Fault{Kind: Denied, At: k + 1, Times: -1})
 					_, err := c.attempt(sc.act)
 					if c.account.Hits() == 0 {
 						return
 					}
 					if lb.KindOf(err) != lb.Denied {
-						c.Errorf("from call %d on all was denied, but the error is: %v", k, err)
+						c.Errorf("from call %d on all was denied, but the error is: %v", k+1, err)
 					}
 					c.account.Inject(Fault{})
 					c.settle(sc.act)
-					c.expect(fmt.Sprintf("after permissions came back at call %d", k), sc.want)
+					c.expect(fmt.Sprintf("after permissions came back at call %d", k+1), sc.want)
 				})
 			}
 		})

@@ -2,6 +2,8 @@ package providertest
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/fairway-lb/fairway/providers/lb"
@@ -25,18 +27,39 @@ func (sc scenario) ready(c *controller) {
 	}
 }
 
-// length returns how many calls an undisturbed run of the scenario takes.
-func (s *suite) length(t T, sc scenario) int {
+// moment is one call of a scenario. Calls that run at the same time come in any
+// order, so it is told by its operation: with a number alone, some call would
+// now and then meet no fault.
+type moment struct {
+	operation string
+	nth       int // of that operation, from 1
+}
+
+func (m moment) String() string { return fmt.Sprintf("call %d of %s", m.nth, m.operation) }
+
+// on returns f at the moment.
+func (m moment) on(f Fault) Fault {
+	f.Operation, f.At = m.operation, m.nth
+	return f
+}
+
+// moments returns every call an undisturbed run of the scenario makes.
+func (s *suite) moments(t T, sc scenario) []moment {
 	t.Helper()
-	n := 0
+	var all []moment
 	s.account(t, Conditions{Slow: sc.slow}, func(c *controller) {
 		sc.ready(c)
-		before := c.account.Calls().All
+		before := c.account.Calls().Of
 		c.settle(sc.act)
-		n = c.account.Calls().All - before
 		c.expect("after an undisturbed run", sc.want)
+		after := c.account.Calls().Of
+		for _, operation := range slices.Sorted(maps.Keys(after)) {
+			for n := range after[operation] - before[operation] {
+				all = append(all, moment{operation, n + 1})
+			}
+		}
 	})
-	return n
+	return all
 }
 
 // slowly is how long operations take in the scenarios in which they take time.
@@ -59,39 +82,47 @@ func (s *suite) scenarios(t T) []scenario {
 	}
 }
 
-// allKinds are the faults that any call may meet.
-var allKinds = []FaultKind{ErrorBefore, Lost, Throttle, Timeout, Gone, Denied}
+var (
+	// allKinds are the faults that any call may meet.
+	allKinds = []FaultKind{ErrorBefore, Lost, Throttle, Timeout, Gone, Denied}
+	// unsure are those after which the controller does not know what it did.
+	unsure = []FaultKind{Lost, Gone}
+)
 
-// faults runs each scenario once to count its calls, and then once for each call
-// and each kind of fault at it. Each update alone, which is often made in place
-// where all together replace everything, is put through the two kinds after
-// which nobody knows what happened.
+// faults runs each scenario once to learn its calls, and then once for each call
+// and each kind of fault at it. Those in which operations take time, and each
+// update alone, which is often made in place where all together replace
+// everything, are put through the kinds that leave the controller unsure.
 func (s *suite) faults(t T) {
 	for _, sc := range s.scenarios(t) {
-		t.Run(sc.name, func(t T) { s.faultAtEveryCall(t, sc, allKinds) })
+		kinds := allKinds
+		if sc.slow > 0 {
+			kinds = unsure
+		}
+		t.Run(sc.name, func(t T) { s.faultAtEveryCall(t, sc, kinds) })
 	}
 	base := s.Service(0)
 	for _, u := range s.Updates {
 		after := s.edited(u.Edit)
 		sc := scenario{prepare: []task{reconcile(base)}, act: reconcile(after), want: s.want(t, "update "+u.Name, after), service: &after}
-		t.Run("update of "+u.Name, func(t T) { s.faultAtEveryCall(t, sc, []FaultKind{Lost, Gone}) })
+		t.Run("update of "+u.Name, func(t T) { s.faultAtEveryCall(t, sc, unsure) })
 	}
 }
 
 func (s *suite) faultAtEveryCall(t T, sc scenario, kinds []FaultKind) {
-	n, runs, hits := s.length(t, sc), 0, 0
+	all, runs, hits := s.moments(t, sc), 0, 0
 	for _, kind := range kinds {
 		t.Run(string(kind), func(t T) {
 			s.count(func() { s.cases++ })
-			for k := 1; k <= n; k++ {
+			for _, at := range all {
 				for _, times := range s.repetitions(kind) {
-					hits += s.faulted(t, sc, Fault{Kind: kind, At: k, Times: times, Hint: 20 * time.Second})
+					hits += s.faulted(t, sc, at, Fault{Kind: kind, Times: times, Hint: 20 * time.Second})
 					runs++
 				}
 			}
 		})
 	}
-	t.Logf("%d calls, %d runs with a fault, %d calls hit", n, runs, hits)
+	t.Logf("%d calls, %d runs with a fault, %d calls hit", len(all), runs, hits)
 }
 
 // repetitions are how often in a row a fault comes: as often as the provider
@@ -109,18 +140,18 @@ func (s *suite) repetitions(kind FaultKind) []int {
 	}
 }
 
-// faulted runs sc with the fault f and expects the clean result. It returns how
+// faulted runs sc with the fault f at a moment and expects the clean result. It returns how
 // many calls the fault hit.
-func (s *suite) faulted(t T, sc scenario, f Fault) int {
+func (s *suite) faulted(t T, sc scenario, at moment, f Fault) int {
 	t.Helper()
 	hits := 0
 	s.account(t, Conditions{Slow: sc.slow}, func(c *controller) {
 		sc.ready(c)
-		c.account.Inject(f)
+		c.account.Inject(at.on(f))
 		c.settle(sc.act)
 		hits = c.account.Hits()
 		c.account.Inject(Fault{})
-		c.expect(fmt.Sprintf("after %q at call %d, %d times", f.Kind, f.At, max(f.Times, 1)), sc.want)
+		c.expect(fmt.Sprintf("after %q at %s, %d times", f.Kind, at, max(f.Times, 1)), sc.want)
 		if sc.service != nil {
 			c.expectRest(*sc.service)
 		}
@@ -134,16 +165,16 @@ func (s *suite) crashThenDelete(t T) {
 	nothing := s.wantNothing(t)
 	create := scenario{act: reconcile(s.Service(0)), want: s.wantBase(t)}
 	s.count(func() { s.cases++ })
-	for k := 1; k <= s.length(t, create); k++ {
+	for _, at := range s.moments(t, create) {
 		s.account(t, Conditions{}, func(c *controller) {
-			c.account.Inject(Fault{Kind: Gone, At: k})
+			c.account.Inject(at.on(Fault{Kind: Gone}))
 			_, _ = c.attempt(create.act)
 			if !c.instance.Dead() {
 				return
 			}
 			c.restart()
 			c.settle(remove(s.Service(0)))
-			c.expect(fmt.Sprintf("after a crash at call %d and a deletion", k), nothing)
+			c.expect(fmt.Sprintf("after a crash at %s and a deletion", at), nothing)
 		})
 	}
 }
@@ -171,12 +202,12 @@ func (s *suite) leaders(t T) {
 	} {
 		t.Run(rivalry.name, func(t T) {
 			s.count(func() { s.cases++ })
-			for k := 1; k <= s.length(t, rivalry.old); k++ {
+			for _, at := range s.moments(t, rivalry.old) {
 				s.account(t, Conditions{}, func(c *controller) {
 					rivalry.old.ready(c)
 					old := newController(c.T, c.account, ourCluster)
 					defer old.stop()
-					c.account.Inject(Fault{Kind: Pause, At: k, For: attemptTime - 10*time.Second})
+					c.account.Inject(at.on(Fault{Kind: Pause, For: attemptTime - 10*time.Second}))
 					ended := make(chan struct{})
 					go func() {
 						defer close(ended)
@@ -187,7 +218,7 @@ func (s *suite) leaders(t T) {
 					<-ended
 					old.stop()
 					c.settle(rivalry.new)
-					c.expect(fmt.Sprintf("after the old leader slept over its call %d", k), rivalry.want)
+					c.expect(fmt.Sprintf("after the old leader slept over %s", at), rivalry.want)
 					if rivalry.survivor != nil {
 						c.expectRest(*rivalry.survivor)
 					}

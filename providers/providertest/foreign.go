@@ -64,19 +64,19 @@ func (s *suite) meanwhile(t T) {
 	come := func(t T, stranger Stranger, sc scenario, act func(*controller)) {
 		t.Run(stranger.Name, func(t T) {
 			s.count(func() { s.cases++ })
-			for k := 1; k <= s.length(t, sc); k++ {
+			for _, at := range s.moments(t, sc) {
 				s.account(t, Conditions{}, func(c *controller) {
 					sc.ready(c)
 					planted := map[string][]string{}
-					c.account.Inject(Fault{Kind: Meanwhile, At: k, Do: func() {
+					c.account.Inject(at.on(Fault{Kind: Meanwhile, Do: func() {
 						before := c.account.Raw()
 						if stranger.Plant(c.account, base) == nil {
 							planted["all"] = without(c.account.Raw(), before)
 						}
-					}})
+					}}))
 					act(c)
 					if gone := without(planted["all"], c.account.Raw()); len(gone) > 0 {
-						c.Fatalf("it came before call %d and was changed:\n%s", k, difference(gone, nil))
+						c.Fatalf("it came before %s and was changed:\n%s", at, difference(gone, nil))
 					}
 				})
 			}

@@ -1,6 +1,9 @@
 package providertest
 
-import "sync"
+import (
+	"maps"
+	"sync"
+)
 
 // Meter counts an account's calls and says which of them shall fail. It
 // implements that part of Account; embed it. The zero value is ready.
@@ -8,20 +11,24 @@ type Meter struct {
 	mu    sync.Mutex
 	calls Calls
 	fault Fault
-	since int // calls since the fault was injected
+	since int // calls since the fault was injected that it may hit
 	hits  int
 }
 
-// Count counts a call, before it has an effect, and returns the fault that hits
-// it; the zero Fault when none does.
-func (m *Meter) Count(write bool) Fault {
+// Count counts a call of an operation, before it has an effect, and returns the
+// fault that hits it; the zero Fault when none does.
+func (m *Meter) Count(operation string, write bool) Fault {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.calls.All++
 	if write {
 		m.calls.Writes++
 	}
-	if m.fault.Kind == "" {
+	if m.calls.Of == nil {
+		m.calls.Of = map[string]int{}
+	}
+	m.calls.Of[operation]++
+	if m.fault.Kind == "" || m.fault.Operation != "" && m.fault.Operation != operation {
 		return Fault{}
 	}
 	m.since++
@@ -37,7 +44,9 @@ func (m *Meter) Count(write bool) Fault {
 func (m *Meter) Calls() Calls {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.calls
+	now := m.calls
+	now.Of = maps.Clone(now.Of)
+	return now
 }
 
 // Inject implements Account.
