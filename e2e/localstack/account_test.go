@@ -136,7 +136,8 @@ func (w *wire) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	fault := w.account.Count(!strings.HasPrefix(form.Get("Action"), "Describe"))
+	action := form.Get("Action")
+	fault := w.account.Count(action, !strings.HasPrefix(action, "Describe"))
 	again := r.Clone(r.Context())
 	again.Body = io.NopCloser(bytes.NewReader(body))
 	response, err := http.DefaultTransport.RoundTrip(again)

@@ -21,7 +21,9 @@ type Documents interface {
 	// as it now is (the zero Resource after a deletion). The kind of an error
 	// says how to go on: Conflict, the version was another; Invalid, the cloud
 	// rejects the whole for what one of the changes brings; Pending, accepted
-	// and under way. What d holds of others is written back byte for byte.
+	// and under way. What d holds of others is written back byte for byte. It
+	// writes even when the changes leave d as it is: d may be older than the
+	// observation they came from, and only the cloud can tell.
 	WriteDocument(ctx context.Context, d Document, changes []Change, known Lookup) (Document, []Resource, error)
 }
 
