@@ -220,10 +220,10 @@ func contractDrifts() []providertest.Drift {
 		drift("rule opened", func(f *found) error { return f.authorize(f.frontend, "tcp/22 from 0.0.0.0/0", "") }),
 		drift("rule removed", func(f *found) error { return f.revoke(f.frontend, 0, func(string) bool { return true }) }),
 		drift("node rules removed", func(f *found) error {
-			return f.revoke(testNodes, 0, func(description string) bool { return description == marks{cluster: contractNames.cluster}.rule() })
+			return f.revoke(testNodes, 0, func(description string) bool { return description == marks(contractNames).rule() })
 		}),
 		drift("one node rule removed", func(f *found) error {
-			return f.revoke(testNodes, 1, func(description string) bool { return description == marks{cluster: contractNames.cluster}.rule() })
+			return f.revoke(testNodes, 1, func(description string) bool { return description == marks(contractNames).rule() })
 		}),
 		drift("load balancer and its group deleted", func(f *found) error {
 			if _, err := f.elb.DeleteLoadBalancer(f, &elb.DeleteLoadBalancerInput{LoadBalancerArn: f.balancer.LoadBalancerArn}); err != nil {
@@ -245,7 +245,7 @@ func (f *found) deleteListener(port int32) error {
 func (f *found) anotherProtocol() error {
 	group, err := f.elb.CreateTargetGroup(f, &elb.CreateTargetGroupInput{Name: aws.String(contractNames.targetGroupPrefix(contractService(0).ServiceRef) + "udp"),
 		Protocol: elbtypes.ProtocolEnumUdp, Port: aws.Int32(53), VpcId: aws.String(testVPC), TargetType: elbtypes.TargetTypeEnumInstance,
-		Tags: toELBTags(marks{cluster: contractNames.cluster}.tags(lb.Resource{Ref: lb.Ref{Kind: kindTargetGroup, Key: "left over"},
+		Tags: toELBTags(marks(contractNames).tags(lb.Resource{Ref: lb.Ref{Kind: kindTargetGroup, Key: "left over"},
 			Owners: []lb.Owner{lb.ByService(contractService(0).ServiceRef)}}))})
 	if err != nil {
 		return err
