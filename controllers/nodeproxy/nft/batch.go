@@ -85,13 +85,15 @@ func (b *batch) remove(owner, set string, key []byte) {
 }
 
 // value is what a map's element holds: bytes, a verdict, or (zero) nothing.
-// last marks the end of an interval, exclusive.
+// last marks the end of an interval, exclusive. The comment is for people who
+// list the table, at most 127 bytes.
 type value struct {
 	data    []byte
 	verdict bool
 	code    int32
 	chain   string
 	last    bool
+	comment string
 }
 
 // element appends one element, to the open message where that is of the same
@@ -118,6 +120,9 @@ func (b *batch) element(s section, typ uint16, owner, set string, key []byte, v 
 		p, at = openAttr(p, unix.NFTA_SET_ELEM_DATA)
 		p = v.append(p)
 		closeAttr(p, at)
+	}
+	if v.comment != "" {
+		p = attr{typ: unix.NFTA_SET_ELEM_USERDATA, data: udRecord(udElementComment, append([]byte(v.comment), 0))}.append(p)
 	}
 	closeAttr(p, elem)
 	b.parts[s] = p

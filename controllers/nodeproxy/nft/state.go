@@ -299,7 +299,9 @@ func (tx *transaction) program(name string, f Frontend, old frontend, want Backe
 			return next, err
 		}
 	}
-	tx.insert(name, mapServices, appendFrontend(tx.key[:0], f), next.class.verdict())
+	verdict := next.class.verdict()
+	verdict.comment = name[:min(len(name), maxComment)]
+	tx.insert(name, mapServices, appendFrontend(tx.key[:0], f), verdict)
 	put(tx, tx.state.owners, f, name, true)
 	return next, nil
 }

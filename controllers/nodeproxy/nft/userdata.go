@@ -17,6 +17,8 @@ const (
 	udKeyTypeof     = 3
 	udDataTypeof    = 4
 
+	udElementComment = 0 // of an element, where the others are of a set
+
 	udTypeofExpr = 0 // a number of nft's enum expr_types
 	udTypeofData = 1 // what that expression needs
 
@@ -32,6 +34,10 @@ const (
 	fieldIPv4Dst      = 12
 	fieldIPv6Dst      = 9
 )
+
+// maxComment is the longest comment the nft tool shows. A namespace and a name
+// of 63 bytes each just fit.
+const maxComment = 127
 
 // slotTypes declares the endpoints map: typeof ip daddr . meta l4proto . th
 // dport . numgen random mod 65536 : ip daddr . th dport.
