@@ -57,11 +57,11 @@ func TestBudgets(t *testing.T) {
 		second.Targets = second.Targets[1:]
 		row("a node gone", 0, 1, reconcile(second))
 		ports(5)(&second)
-		row("4 ports more, another NodePort for the first", 0, 17, reconcile(second))
+		row("4 ports more, another NodePort for the first", 2, 17, reconcile(second))
 		second.Targets = append(second.Targets, node(1))
 		row("a node, 5 target groups", 0, 5, reconcile(second))
 		ports(1)(&second)
-		row("4 ports fewer", 0, 9, reconcile(second))
+		row("4 ports fewer", 2, 9, reconcile(second))
 		row("delete", 3, 3, gone(second))
 		row("delete what is gone", 3, 0, gone(second))
 		row("delete the cluster's last", 8, 5, gone(first))

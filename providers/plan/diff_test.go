@@ -32,7 +32,7 @@ func stack() []lb.Resource {
 			Fields: lb.Fields{"protocol": lb.Text("TCP"), "target-group": lb.Text(group.String())}},
 		{Ref: balancer, Owners: mine(), DependsOn: []lb.Ref{frontend, backend},
 			Fields: lb.Fields{"subnets": lb.Set("b", "a"), "scheme": lb.Text("internal")}},
-		{Ref: targets, Owners: mine(), Parent: group, Fields: lb.Fields{"instances": lb.Set("i-1", "i-2")}},
+		{Ref: targets, Owners: mine(), Parent: group, Brake: "instances", Fields: lb.Fields{"instances": lb.Set("i-1", "i-2")}},
 		{Ref: group, Owners: mine(), Fields: lb.Fields{"health-check-port": lb.Number(10256)}},
 		{Ref: frontend, Owners: mine(), Fields: lb.Fields{"ingress": lb.Set("tcp/80 from 0.0.0.0/0")}},
 		{Ref: backend, Owners: []lb.Owner{lb.ByCluster()}, InUse: true, Fields: lb.Fields{}},

@@ -80,6 +80,13 @@ func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
 	// Whatever goes wrong from here on, the next run looks at the cloud.
 	e.recall.forget(s.ServiceRef)
 	result, observed, err := e.preview(ctx, s, observed)
+	if err == nil && recalled {
+		var ours bool
+		if ours, err = e.stillOwned(ctx, result.Plan, observed); err == nil && !ours {
+			seen = time.Now()
+			result, observed, err = e.preview(ctx, s, nil)
+		}
+	}
 	if err != nil {
 		return result, err
 	}
@@ -140,14 +147,14 @@ func (e *Engine) Exists(ctx context.Context, s lb.ServiceRef) (lb.Status, bool, 
 }
 
 // Delete removes all that s owns alone, and what the cluster owns when nothing
-// uses that any more. A nil error means that a fresh Observe found nothing of
-// the Service left; until then it returns an error, Pending where the cloud
-// only needs time.
+// uses that any more. A nil error means that the cloud was asked afterwards and
+// had nothing of the Service left; until then it returns an error, Pending where
+// the cloud only needs time.
 func (e *Engine) Delete(ctx context.Context, s lb.ServiceRef) (Result, error) {
 	known, _, _ := e.recall.get(s)
 	e.recall.forget(s)
-	result, left, err := e.remove(ctx, lb.ByService(s), known)
-	if err != nil || !slices.ContainsFunc(left, idle) {
+	result, last, err := e.removeService(ctx, lb.ByService(s), known)
+	if err != nil || !last {
 		return result, err
 	}
 	// A Service at work relies on what the cluster owns; whichever Service is
@@ -157,39 +164,49 @@ func (e *Engine) Delete(ctx context.Context, s lb.ServiceRef) (Result, error) {
 		return result, err
 	}
 	defer e.cluster.open()
-	shared, _, err := e.remove(ctx, lb.ByCluster(), nil)
+	shared, _, err := e.remove(ctx, lb.ByCluster())
 	result.Plan.Changes = append(result.Plan.Changes, shared.Plan.Changes...)
 	return result, err
+}
+
+// removeService deletes what a Service owns, from memory where that is possible,
+// and reports whether it may have been the last to use what the cluster owns.
+func (e *Engine) removeService(ctx context.Context, owner lb.Owner, known []lb.Resource) (Result, bool, error) {
+	result, clean, err := e.removeKnown(ctx, owner, known)
+	if err != nil {
+		return result, false, err
+	}
+	if clean {
+		// Whether the cluster's things are in use was not looked at. Another
+		// Service that is remembered spares that look until its own end.
+		return result, !e.recall.any(), nil
+	}
+	rest, left, err := e.remove(ctx, owner)
+	if result.Plan.Empty() {
+		result = rest
+	}
+	return result, err == nil && slices.ContainsFunc(left, idle), err
 }
 
 // idle reports whether the cluster owns r and nothing uses it.
 func idle(r lb.Resource) bool { return r.OwnedBy(lb.ByCluster()) && !r.InUse }
 
 // remove deletes what owner owns, looks again until nothing of it is left, and
-// returns what that last look saw. What is known to be there, if anything, spares
-// the first look; the last one is always a fresh one.
-func (e *Engine) remove(ctx context.Context, owner lb.Owner, known []lb.Resource) (Result, []lb.Resource, error) {
+// returns what that last look saw.
+func (e *Engine) remove(ctx context.Context, owner lb.Owner) (Result, []lb.Resource, error) {
 	result := Result{Plan: Plan{Scope: owner}}
-	looks := 2 // one to find what to delete, one to see that it is gone
-	if known != nil {
-		looks = 3 // and one for what was not known
-	}
-	for range looks {
-		observed := known
-		if observed == nil {
-			var err error
-			if observed, err = e.provider.Observe(ctx, owner); err != nil {
-				return result, nil, err
-			}
+	for range 2 { // one look to find what to delete, one to see that it is gone
+		observed, err := e.provider.Observe(ctx, owner)
+		if err != nil {
+			return result, nil, err
 		}
 		p, err := Diff(nil, observed, owner)
 		if err != nil {
 			return result, nil, err
 		}
-		if p.Empty() && known == nil {
+		if p.Empty() {
 			return result, observed, nil
 		}
-		known = nil
 		if result.Plan.Empty() {
 			result.Plan = p
 		}

@@ -74,6 +74,9 @@ func (m *memory) Apply(_ context.Context, c lb.Change, known lb.Lookup) (lb.Reso
 		maps.DeleteFunc(m.things, func(_ lb.Ref, r lb.Resource) bool { return r.Parent == c.Before.Ref })
 		return lb.Resource{}, nil
 	}
+	if there, taken := m.things[c.Ref()]; taken && c.Op == lb.Create && !slices.Equal(there.Owners, c.After.Owners) {
+		return lb.Resource{}, &lb.Error{Kind: lb.Conflict, Op: "create", Resource: c.Ref(), Message: "the name is taken"}
+	}
 	for _, need := range c.After.Requires() {
 		if r, ok := known(need); !ok || r.ID == "" {
 			return lb.Resource{}, &lb.Error{Kind: lb.Invalid, Op: "create", Resource: c.Ref(), Message: "needs " + need.String()}

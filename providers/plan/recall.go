@@ -53,3 +53,10 @@ func (k *recall) forget(s lb.ServiceRef) {
 	defer k.mu.Unlock()
 	delete(k.of, s)
 }
+
+// any reports whether anything is remembered of any Service, however old.
+func (k *recall) any() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return len(k.of) > 0
+}

@@ -168,29 +168,3 @@ func TestManyShareOneSurvey(t *testing.T) {
 		}
 	})
 }
-
-// A deletion takes what it knows away at once and looks only whether anything is
-// left; what it did not know of is found by that look.
-func TestDeletionFromMemory(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cloud := &surveyed{memory: newMemory()}
-		e := NewEngine(cloud, Options{Trust: time.Hour})
-		if _, err := e.Reconcile(t.Context(), lb.Service{ServiceRef: web}); err != nil {
-			t.Fatal(err)
-		}
-		stray := ref("target-group", "default/web:stray")
-		cloud.things[stray] = lb.Resource{Ref: stray, ID: "id", Owners: mine()}
-		cloud.looks = 0
-		if _, err := e.Delete(t.Context(), web); err != nil {
-			t.Fatal(err)
-		}
-		if len(cloud.things) > 0 {
-			t.Errorf("left %v", cloud.things)
-		}
-		// Two for the Service, of which the last found nothing, and two for what
-		// the cluster owned.
-		if cloud.looks != 4 {
-			t.Errorf("%d looks, want 4", cloud.looks)
-		}
-	})
-}
