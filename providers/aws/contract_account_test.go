@@ -57,10 +57,10 @@ func openSimulated(t providertest.T, c providertest.Conditions) providertest.Acc
 	if err != nil {
 		t.Fatalf("%v", err)
 	}
-	pipe := newPipeListener()
+	pipe := fake.NewPipe()
 	a := &simulated{t: t, conditions: c, account: account,
 		server:    &http.Server{Handler: account, ReadHeaderTimeout: time.Minute},
-		transport: &http.Transport{DialContext: pipe.dial}}
+		transport: &http.Transport{DialContext: pipe.Dial}}
 	go func() { _ = a.server.Serve(pipe) }() // returns when closed
 	if a.operator, err = newClients(context.Background(), testRegion, reaching(&http.Client{Transport: a.transport}, operatorKey)); err != nil {
 		t.Fatalf("%v", err)

@@ -1,11 +1,8 @@
 package aws
 
 import (
-	"context"
-	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -151,11 +148,11 @@ func simulate(t *testing.T, test func(*bench), edits ...func(*fakeaws.World)) {
 			t.Fatal(err)
 		}
 		defer account.Close()
-		pipe := newPipeListener()
+		pipe := fake.NewPipe()
 		server := &http.Server{Handler: account, ReadHeaderTimeout: time.Minute}
 		go func() { _ = server.Serve(pipe) }() // returns when closed
 		defer server.Close()
-		transport := &http.Transport{DialContext: pipe.dial}
+		transport := &http.Transport{DialContext: pipe.Dial}
 		defer transport.CloseIdleConnections()
 		b := &bench{T: t, account: account, client: &http.Client{Transport: transport, Timeout: 30 * time.Second}}
 		b.restart("demo-uid")
@@ -311,46 +308,3 @@ func (b *bench) log() string {
 	}
 	return text.String()
 }
-
-// pipeListener is a net.Listener whose connections are pipes in memory, which
-// testing/synctest can see through.
-type pipeListener struct {
-	conns  chan net.Conn
-	closed chan struct{}
-}
-
-func newPipeListener() *pipeListener {
-	return &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-}
-
-func (l *pipeListener) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	client, server := net.Pipe()
-	select {
-	case l.conns <- server:
-		return client, nil
-	case <-l.closed:
-		return nil, errors.New("listener closed")
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Close() error {
-	select {
-	case <-l.closed:
-	default:
-		close(l.closed)
-	}
-	return nil
-}
-
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "memory", Net: "memory"} }
