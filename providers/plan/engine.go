@@ -39,6 +39,7 @@ type Engine struct {
 	cluster gate
 	recall  recall
 	surveys surveys
+	rest    rest
 }
 
 // NewEngine returns an engine on the given cloud.
@@ -63,6 +64,8 @@ type Result struct {
 	Notices []lb.Notice
 	// Hash is lb.Hash of the desired resources, "" after a deletion.
 	Hash string
+
+	desired []lb.Resource
 }
 
 // Reconcile makes the cloud what s wants. A nil error means that all changes
@@ -73,8 +76,9 @@ func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
 		return Result{}, err
 	}
 	defer e.cluster.leave()
+	known := e.rest.wake(s.ServiceRef)
 	observed, seen, recalled := e.recall.get(s.ServiceRef)
-	if !recalled {
+	if recalled = recalled && known.suspicion == ""; !recalled {
 		observed, seen = nil, time.Now()
 	}
 	// Whatever goes wrong from here on, the next run looks at the cloud.
@@ -96,6 +100,7 @@ func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
 	result.Status = e.provider.Status(after)
 	if err = errors.Join(err, held); err == nil {
 		e.recall.put(s.ServiceRef, after, seen)
+		e.rest.lay(s.ServiceRef, result.desired, known, !result.Plan.Empty())
 	}
 	return result, err
 }
@@ -118,7 +123,7 @@ func (e *Engine) preview(ctx context.Context, s lb.Service, observed []lb.Resour
 	if err != nil {
 		return result, nil, err
 	}
-	result.Hash = lb.Hash(desired.Resources)
+	result.Hash, result.desired = lb.Hash(desired.Resources), desired.Resources
 	owner := lb.ByService(s.ServiceRef)
 	if observed == nil {
 		if observed, err = e.provider.Observe(ctx, owner); err != nil {
@@ -153,6 +158,7 @@ func (e *Engine) Exists(ctx context.Context, s lb.ServiceRef) (lb.Status, bool, 
 func (e *Engine) Delete(ctx context.Context, s lb.ServiceRef) (Result, error) {
 	known, _, _ := e.recall.get(s)
 	e.recall.forget(s)
+	e.rest.wake(s)
 	result, last, err := e.removeService(ctx, lb.ByService(s), known)
 	if err != nil || !last {
 		return result, err

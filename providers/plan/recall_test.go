@@ -14,6 +14,8 @@ type surveyed struct {
 	*memory
 	looks, surveys int
 	err            error
+	// lie, when set, changes what a survey shows.
+	lie func(*lb.Survey)
 }
 
 func (s *surveyed) Observe(ctx context.Context, o lb.Owner) ([]lb.Resource, error) {
@@ -35,6 +37,9 @@ func (s *surveyed) Survey(context.Context) (lb.Survey, error) {
 		default:
 			found.Services[r.Owners[0].Service] = append(found.Services[r.Owners[0].Service], r)
 		}
+	}
+	if s.lie != nil {
+		s.lie(&found)
 	}
 	return found, s.err
 }

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"context"
-	"slices"
 	"sync"
 	"time"
 
@@ -17,17 +16,17 @@ const surveyTTL = 30 * time.Second
 type surveys struct {
 	mu      sync.Mutex // never held while waiting
 	running chan struct{}
-	at      time.Time
+	began   time.Time // when the last one was
 	last    lb.Survey
 	err     error
 }
 
-// get returns a survey that is no older than surveyTTL. One caller makes it;
-// the others wait for that, as long as their context allows.
-func (s *surveys) get(ctx context.Context, from lb.Surveyor) (lb.Survey, error) {
+// get returns a survey that was begun at the given time or later. One caller
+// makes it; the others wait for that, as long as their context allows.
+func (s *surveys) get(ctx context.Context, from lb.Surveyor, notBefore time.Time) (lb.Survey, error) {
 	for {
 		s.mu.Lock()
-		if s.running == nil && time.Since(s.at) < surveyTTL && s.err == nil {
+		if s.running == nil && !s.began.Before(notBefore) && s.err == nil {
 			defer s.mu.Unlock()
 			return s.last, nil
 		}
@@ -38,14 +37,14 @@ func (s *surveys) get(ctx context.Context, from lb.Surveyor) (lb.Survey, error) 
 			}
 			continue
 		}
-		done := make(chan struct{})
+		done, began := make(chan struct{}), time.Now()
 		s.running = done
 		s.mu.Unlock()
 
 		found, err := from.Survey(ctx)
 
 		s.mu.Lock()
-		s.last, s.err, s.at, s.running = found, err, time.Now(), nil
+		s.last, s.err, s.began, s.running = found, err, began, nil
 		s.mu.Unlock()
 		close(done)
 		return found, err
@@ -66,35 +65,10 @@ func (e *Engine) Confirm(ctx context.Context, s lb.Service, hash string) (bool, 
 	if err != nil || lb.Hash(desired.Resources) != hash {
 		return false, err
 	}
-	found, err := e.surveys.get(ctx, from)
-	if err != nil {
+	found, err := e.surveys.get(ctx, from, time.Now().Add(-surveyTTL))
+	if err != nil || len(deviations(found, desired.Resources, s.ServiceRef)) > 0 {
 		return false, err
 	}
-	return agrees(found, desired.Resources, s.ServiceRef), nil
-}
-
-// agrees reports whether the survey shows every desired resource of a kind that
-// it looked for, with no field otherwise, and nothing more of the Service.
-func agrees(found lb.Survey, desired []lb.Resource, s lb.ServiceRef) bool {
-	seen := map[lb.Ref]lb.Resource{}
-	for _, r := range slices.Concat(found.Services[s], found.Cluster) {
-		seen[r.Ref] = r
-	}
-	wanted := map[lb.Ref]bool{}
-	for _, w := range desired {
-		wanted[w.Ref] = true
-		if !slices.Contains(found.Kinds, w.Kind) || ofKind(w, lb.Attached) {
-			continue
-		}
-		h, exists := seen[w.Ref]
-		if !exists || !slices.ContainsFunc(w.Owners, h.OwnedBy) {
-			return false
-		}
-		for name, v := range w.Fields {
-			if got, shown := h.Fields[name]; shown && !got.Equal(v) {
-				return false
-			}
-		}
-	}
-	return !slices.ContainsFunc(found.Services[s], func(r lb.Resource) bool { return !wanted[r.Ref] })
+	e.rest.lay(s.ServiceRef, desired.Resources, resting{}, false)
+	return true, nil
 }
