@@ -56,6 +56,8 @@ func (s *story) chapters() []chapter {
 		{"The address, written back to the Service", s.address},
 		{"A dozen requests from the internet", s.requests},
 		{"A Pod is deleted under traffic", s.disturb},
+		{"A node joins and another is drained, under traffic", s.exchange},
+		{"An annotation that cannot be", s.mistake},
 		{"Somebody deletes the listener by hand", s.drift},
 		{"The cloud throttles, and loses an answer", s.faults},
 		{"The Service is deleted", s.remove},

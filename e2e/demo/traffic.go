@@ -89,8 +89,8 @@ func (s *story) disturb(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if len(result.failures) > 0 {
-		return fmt.Errorf("%d of %d requests failed, the first: %w", len(result.failures), result.requests, result.failures[0])
+	if err := result.failed(); err != nil {
+		return err
 	}
 	s.say("\n%d requests meanwhile, none failed. They were answered by:", result.requests)
 	for _, pod := range slices.Sorted(func(yield func(string) bool) {
@@ -114,6 +114,14 @@ type tally struct {
 	requests int
 	answers  map[string]int // by Pod
 	failures []error
+}
+
+// failed returns an error that tells of the requests that failed, if any.
+func (t tally) failed() error {
+	if len(t.failures) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%d of %d requests failed, the first: %w", len(t.failures), t.requests, t.failures[0])
 }
 
 // traffic sends requests from two clients at a time, until the function it

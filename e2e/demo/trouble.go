@@ -89,3 +89,40 @@ func (s *story) faults(ctx context.Context) error {
 	s.say("\nIt came up all the same, and nothing was made twice: 2 Services, 2 load balancers.\n")
 	return s.kubectl(ctx, "", "", "delete", "service", second)
 }
+
+// mistake gives the Service an annotation that cannot be, shows how it is told,
+// and that clients are none the worse for it.
+func (s *story) mistake(ctx context.Context) error {
+	const annotation = "service.beta.kubernetes.io/aws-load-balancer-scheme"
+	if err := s.kubectl(ctx, "", "", "annotate", "service", service, annotation+"=internet"); err != nil {
+		return err
+	}
+	said := func(reason string) error {
+		return s.until(ctx, "the condition to say "+reason, func(ctx context.Context) error {
+			got, err := s.env.Kubectl(ctx, "", "get", "svc", service, "-o", "jsonpath={.status.conditions[0].reason}")
+			if err == nil && got != reason {
+				err = fmt.Errorf("it says %q", got)
+			}
+			return err
+		})
+	}
+	if err := said("Invalid"); err != nil {
+		return err
+	}
+	show := []string{"get", "svc", service, "-o", "jsonpath={.status.conditions[0].message}"}
+	fmt.Fprintln(s.out)
+	if err := s.kubectl(ctx, "", "", show...); err != nil {
+		return err
+	}
+	if _, err := s.outside.Get(ctx, s.host, 80); err != nil {
+		return err
+	}
+	s.say("\nNothing was changed in the cloud, and clients are answered as before. Without the annotation:\n")
+	if err := s.kubectl(ctx, "", "", "annotate", "service", service, annotation+"-"); err != nil {
+		return err
+	}
+	if err := said("Ready"); err != nil {
+		return err
+	}
+	return s.kubectl(ctx, "", "", show...)
+}
