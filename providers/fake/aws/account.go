@@ -73,7 +73,7 @@ type Account struct {
 
 // timing is Timing in the unit the code uses.
 type timing struct {
-	latency, provisioning, registration, interfaceLinger, releaseLag, visibilityLag, maxDraining time.Duration
+	latency, provisioning, registration, interfaceLinger, releaseLag, visibilityLag, instanceLinger, maxDraining time.Duration
 }
 
 // New returns an account that holds w, or an error that says what of w does not
@@ -100,6 +100,7 @@ func New(w World) (*Account, error) {
 			interfaceLinger: time.Duration(w.Timing.InterfaceLinger),
 			releaseLag:      time.Duration(w.Timing.ReleaseLag),
 			visibilityLag:   time.Duration(w.Timing.VisibilityLag),
+			instanceLinger:  time.Duration(w.Timing.InstanceLinger),
 			maxDraining:     time.Duration(w.Timing.MaxDraining),
 		},
 		throttle:      w.Throttle.build(),

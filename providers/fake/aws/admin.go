@@ -17,7 +17,7 @@ import (
 //	GET    /_fake/violations           requests no correct client makes
 //	GET    /_fake/dataplane            what the data path is asked to carry
 //	POST   /_fake/instances            starts a machine (Instance)
-//	PUT    /_fake/instances/{id}       {"state": "running", "stopped" or "terminated"}
+//	PUT    /_fake/instances/{id}       {"state": "running", "stopped", "terminated", …}
 //	DELETE /_fake/instances/{id}       makes a machine disappear
 //	PUT    /_fake/faults               replaces the planned faults (list of fake.Fault)
 //

@@ -10,19 +10,27 @@ import (
 // InstanceState is where an instance is in its life.
 type InstanceState string
 
-// The states of an instance that the account keeps; the ones between pass at
-// once.
+// The states of an instance. An account does not go from one to the next by
+// itself: whoever starts and stops machines says so.
 const (
-	Running    InstanceState = "running"
-	Stopped    InstanceState = "stopped"
-	Terminated InstanceState = "terminated"
+	Starting     InstanceState = "pending"
+	Running      InstanceState = "running"
+	ShuttingDown InstanceState = "shutting-down"
+	Terminated   InstanceState = "terminated"
+	Stopping     InstanceState = "stopping"
+	Stopped      InstanceState = "stopped"
 )
 
-// code is the number EC2 gives the state.
+// stateCodes are the numbers EC2 gives the states.
 //
 // https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_InstanceState.html
-func (s InstanceState) code() int {
-	return map[InstanceState]int{Running: 16, Terminated: 48, Stopped: 80}[s]
+var stateCodes = map[InstanceState]int{Starting: 0, Running: 16, ShuttingDown: 32, Terminated: 48, Stopping: 64, Stopped: 80}
+
+func (s InstanceState) check() error {
+	if _, ok := stateCodes[s]; !ok {
+		return fmt.Errorf("state %q is none of pending, running, shutting-down, terminated, stopping, stopped", s)
+	}
+	return nil
 }
 
 type instance struct {
@@ -30,7 +38,10 @@ type instance struct {
 	subnet   *subnet
 	nic      string
 	private  netip.Addr
-	prefixes []netip.Prefix
+	v6       []netip.Addr
+	// hasPublic: it has a public address of the pool whenever it runs.
+	hasPublic bool
+	prefixes  []netip.Prefix
 	device   string
 	groups   []string
 	state    InstanceState
@@ -52,26 +63,64 @@ func (a *Account) AddInstance(i Instance) error {
 	return nil
 }
 
-// SetInstanceState stops, starts or terminates an instance.
+// SetInstanceState starts, stops or terminates an instance, or takes it one step
+// on that way. A terminated one is still described for Timing.InstanceLinger.
 func (a *Account) SetInstanceState(id string, state InstanceState) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i, ok := a.instances[id]
-	switch {
-	case !ok:
+	if !ok {
 		return fmt.Errorf("no instance %q", id)
-	case state.code() == 0:
-		return fmt.Errorf("instance %s: state %q is none of running, stopped, terminated", id, state)
-	case i.state == Terminated && state != Terminated:
-		return fmt.Errorf("instance %s is terminated, it cannot be %s", id, state)
+	}
+	if err := state.check(); err != nil {
+		return fmt.Errorf("instance %s: %w", id, err)
+	}
+	if i.state == Terminated && state != Terminated || i.state == ShuttingDown && state != ShuttingDown && state != Terminated {
+		return fmt.Errorf("instance %s is %s, it cannot be %s", id, i.state, state)
+	}
+	a.readdress(i, state)
+	if state == Terminated && i.state != Terminated && a.timing.instanceLinger > 0 {
+		a.agenda.After(a.timing.instanceLinger, func() { a.forgetInstance(i) })
 	}
 	i.state = state
-	if state == Terminated {
-		delete(a.interfaces, i.nic)
-	}
 	a.instanceChanged(i)
 	a.publish()
 	return nil
+}
+
+// readdress gives and takes the addresses that come and go with the state: the
+// public one is another after a stop.
+//
+// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/using-instance-addressing.html
+func (a *Account) readdress(i *instance, state InstanceState) {
+	nic, ok := a.interfaces[i.nic]
+	switch {
+	case !ok:
+	case state == Terminated:
+		delete(a.interfaces, i.nic)
+	case state == Stopped:
+		nic.public = netip.Addr{}
+	case state == Running && i.hasPublic && !nic.public.IsValid():
+		nic.public, _ = a.freePublic()
+	}
+}
+
+// forgetInstance is RemoveInstance for one that is terminated.
+func (a *Account) forgetInstance(i *instance) {
+	if a.instances[i.id] != i {
+		return // another of the same id, made after this one was removed
+	}
+	for _, tg := range a.targetGroups {
+		for key := range tg.targets {
+			if key.instance == i.id {
+				delete(tg.targets, key)
+			}
+		}
+	}
+	delete(a.instances, i.id)
+	delete(a.tags, i.id)
+	delete(a.seed.tags, i.id)
+	a.publish()
 }
 
 // RemoveInstance makes an instance disappear as if it had been terminated long
@@ -82,17 +131,9 @@ func (a *Account) RemoveInstance(id string) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, tg := range a.targetGroups {
-		for key := range tg.targets {
-			if key.instance == id {
-				delete(tg.targets, key)
-			}
-		}
+	if i, ok := a.instances[id]; ok {
+		a.forgetInstance(i)
 	}
-	delete(a.instances, id)
-	delete(a.tags, id)
-	delete(a.seed.tags, id)
-	a.publish()
 	return nil
 }
 
@@ -113,8 +154,16 @@ func (a *Account) addInstance(i Instance) error {
 	if i.State == "" {
 		i.State = Running
 	}
-	if i.State.code() == 0 {
-		return fmt.Errorf("instance %s: state %q is none of running, stopped, terminated", i.ID, i.State)
+	if err := i.State.check(); err != nil {
+		return fmt.Errorf("instance %s: %w", i.ID, err)
+	}
+	if i.PublicIP.IsValid() && (!a.publicPool.Contains(i.PublicIP) || a.publicInUse()[i.PublicIP]) {
+		return fmt.Errorf("instance %s: public address %s is not a free one of publicPool %s", i.ID, i.PublicIP, a.publicPool)
+	}
+	for _, addr := range i.IPv6 {
+		if !addr.Is6() {
+			return fmt.Errorf("instance %s: %q is not an IPv6 address", i.ID, addr)
+		}
 	}
 	if i.Type == "" {
 		i.Type = "m7i.large"
@@ -129,16 +178,15 @@ func (a *Account) addInstance(i Instance) error {
 		groups = []string{a.defaultGroup().id}
 	}
 	nic := &networkInterface{
-		id: a.newID("eni"), subnet: sub.id, private: i.PrivateIP, groups: groups, description: "Primary network interface",
+		id: a.newID("eni"), subnet: sub.id, private: i.PrivateIP, public: i.PublicIP, groups: groups, description: "Primary network interface",
 		kind: "interface", instance: i.ID, attachment: a.newID("eni-attach"),
 	}
 	a.instances[i.ID] = &instance{
-		id: i.ID, kind: i.Type, subnet: sub, nic: nic.id, private: i.PrivateIP, prefixes: i.Prefixes, device: i.Device,
+		id: i.ID, kind: i.Type, subnet: sub, nic: nic.id, private: i.PrivateIP, v6: i.IPv6, hasPublic: i.PublicIP.IsValid(), prefixes: i.Prefixes, device: i.Device,
 		groups: groups, state: i.State, launched: time.Now(),
 	}
-	if i.State != Terminated {
-		a.interfaces[nic.id] = nic
-	}
+	a.interfaces[nic.id] = nic
+	a.readdress(a.instances[i.ID], i.State)
 	a.setTags(i.ID, i.Tags)
 	return nil
 }
@@ -177,6 +225,8 @@ type instanceXML struct {
 	SubnetID         string                    `xml:"subnetId,omitempty"`
 	VPCID            string                    `xml:"vpcId,omitempty"`
 	PrivateIPAddress string                    `xml:"privateIpAddress,omitempty"`
+	PublicIPAddress  string                    `xml:"ipAddress,omitempty"`
+	IPv6Address      string                    `xml:"ipv6Address,omitempty"`
 	SourceDestCheck  bool                      `xml:"sourceDestCheck"`
 	GroupSet         items[groupIdentifierXML] `xml:"groupSet"`
 	Architecture     string                    `xml:"architecture"`
@@ -196,6 +246,12 @@ type instanceNICXML struct {
 	DeviceIndex        int                       `xml:"attachment>deviceIndex"`
 	AttachmentState    string                    `xml:"attachment>status"`
 	PrivateIPAddresses items[privateAddressXML]  `xml:"privateIpAddressesSet"`
+	IPv6Addresses      items[ipv6AddressXML]     `xml:"ipv6AddressesSet"`
+}
+
+type ipv6AddressXML struct {
+	Address string `xml:"ipv6Address"`
+	Primary bool   `xml:"isPrimaryIpv6"`
 }
 
 type groupIdentifierXML struct {
@@ -223,12 +279,12 @@ func (a *Account) describeInstances(in *describeInstancesInput) (*describeInstan
 		"instance-id":         func(i *instance) []string { return []string{i.id} },
 		"instance-type":       func(i *instance) []string { return []string{i.kind} },
 		"instance-state-name": func(i *instance) []string { return []string{string(i.state)} },
-		"private-ip-address":  func(i *instance) []string { return []string{i.private.String()} },
-		"private-dns-name":    func(i *instance) []string { return []string{a.privateDNSName(i.private)} },
+		"private-ip-address":  a.ofAttached(func(i *instance) []string { return []string{i.private.String()} }),
+		"private-dns-name":    a.ofAttached(func(i *instance) []string { return []string{a.privateDNSName(i.private)} }),
 		"availability-zone":   func(i *instance) []string { return []string{i.subnet.zone} },
-		"subnet-id":           func(i *instance) []string { return []string{i.subnet.id} },
-		"vpc-id":              func(*instance) []string { return []string{a.vpc.id} },
-		"instance.group-id":   func(i *instance) []string { return i.groups },
+		"subnet-id":           a.ofAttached(func(i *instance) []string { return []string{i.subnet.id} }),
+		"vpc-id":              a.ofAttached(func(*instance) []string { return []string{a.vpc.id} }),
+		"instance.group-id":   a.ofAttached(func(i *instance) []string { return i.groups }),
 	}, func(i *instance) string { return i.id })
 	if err != nil {
 		return nil, err
@@ -243,9 +299,19 @@ func (a *Account) describeInstances(in *describeInstancesInput) (*describeInstan
 	return out, nil
 }
 
+// ofAttached is a filter's field that a terminated instance has no more.
+func (a *Account) ofAttached(field func(*instance) []string) func(*instance) []string {
+	return func(i *instance) []string {
+		if a.interfaces[i.nic] == nil {
+			return nil
+		}
+		return field(i)
+	}
+}
+
 func (a *Account) instanceXML(i *instance) instanceXML {
 	x := instanceXML{
-		InstanceID: i.id, ImageID: "ami-0fa1fa1fa1fa1fa1f", StateCode: i.state.code(), StateName: i.state, InstanceType: i.kind,
+		InstanceID: i.id, ImageID: "ami-0fa1fa1fa1fa1fa1f", StateCode: stateCodes[i.state], StateName: i.state, InstanceType: i.kind,
 		LaunchTime: wireTime(i.launched), Zone: i.subnet.zone, Tenancy: "default", Architecture: "x86_64", TagSet: a.tagSet(i.id),
 	}
 	nic, ok := a.interfaces[i.nic]
@@ -259,6 +325,15 @@ func (a *Account) instanceXML(i *instance) instanceXML {
 		GroupSet: a.groupSet(nic.groups), AttachmentID: nic.attachment, AttachmentState: "attached",
 		PrivateIPAddresses: items[privateAddressXML]{Item: []privateAddressXML{{Address: nic.private.String(), Primary: true}}},
 	}}
+	for n, addr := range i.v6 {
+		x.Interfaces.Item[0].IPv6Addresses.Item = append(x.Interfaces.Item[0].IPv6Addresses.Item, ipv6AddressXML{Address: addr.String(), Primary: n == 0})
+	}
+	if len(i.v6) > 0 {
+		x.IPv6Address = i.v6[0].String()
+	}
+	if nic.public.IsValid() {
+		x.PublicIPAddress, x.DNSName = nic.public.String(), a.publicDNSName(nic.public)
+	}
 	return x
 }
 
@@ -273,6 +348,17 @@ func (a *Account) groupSet(ids []string) items[groupIdentifierXML] {
 // privateDNSName is the name an address has inside the VPC.
 func (a *Account) privateDNSName(addr netip.Addr) string {
 	return "ip-" + strings.ReplaceAll(addr.String(), ".", "-") + "." + a.region + ".compute.internal"
+}
+
+// publicDNSName is the name a public address has.
+//
+// https://docs.aws.amazon.com/vpc/latest/userguide/vpc-dns.html
+func (a *Account) publicDNSName(addr netip.Addr) string {
+	domain := a.region + ".compute"
+	if a.region == "us-east-1" {
+		domain = "compute-1"
+	}
+	return "ec2-" + strings.ReplaceAll(addr.String(), ".", "-") + "." + domain + ".amazonaws.com"
 }
 
 // wireTime is a timestamp as both protocols write it.

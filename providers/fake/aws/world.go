@@ -88,6 +88,11 @@ type Instance struct {
 	Type      string     `json:"type,omitempty"`
 	Subnet    string     `json:"subnet"`
 	PrivateIP netip.Addr `json:"privateIP"`
+	// PublicIP is one of publicPool, none when zero; it becomes another when the
+	// instance was stopped.
+	PublicIP netip.Addr `json:"publicIP,omitzero"`
+	// IPv6 addresses are described, and nothing more.
+	IPv6 []netip.Addr `json:"ipv6,omitempty"`
 	// Prefixes are further networks reached through the instance (Pod ranges).
 	Prefixes []netip.Prefix `json:"prefixes,omitempty"`
 	// Device is the network device through which the data path reaches the
@@ -96,7 +101,7 @@ type Instance struct {
 	// SecurityGroups are ids; empty: the VPC's default group.
 	SecurityGroups []string          `json:"securityGroups,omitempty"`
 	Tags           map[string]string `json:"tags,omitempty"`
-	// State is running (the default), stopped or terminated.
+	// State is running by default.
 	State InstanceState `json:"state,omitempty"`
 }
 
@@ -125,6 +130,9 @@ type Timing struct {
 	// VisibilityLag is how long a new security group or load balancer is not found
 	// by calls that look it up.
 	VisibilityLag fake.Duration `json:"visibilityLag,omitzero"`
+	// InstanceLinger is how long a terminated instance is described still; zero:
+	// until RemoveInstance.
+	InstanceLinger fake.Duration `json:"instanceLinger,omitzero"`
 	// MaxDraining cuts deregistration delays short, so that a demonstration need
 	// not wait minutes; zero: they are kept in full.
 	MaxDraining fake.Duration `json:"maxDraining,omitzero"`
