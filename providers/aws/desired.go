@@ -294,15 +294,22 @@ func abridged(items []string) string {
 	return strings.Join(items, ", ")
 }
 
-var providerID = regexp.MustCompile(`^aws:///?(?:[a-z0-9-]*/)?(i-[0-9a-f]+)$`)
+var providerIDForm = regexp.MustCompile(`^aws:///?(?:([a-z0-9-]*)/)?(i-[0-9a-f]+)$`)
 
-// instanceID returns the instance a node's spec.providerID names; false when
-// the node is something else, such as a Fargate one.
+// parseProviderID returns the zone, "" when there is none, and the instance that
+// a node's spec.providerID names; false when the node is something else, such as
+// a Fargate one.
 // https://cloud-provider-aws.sigs.k8s.io/prerequisites/
-func instanceID(id string) (string, bool) {
-	m := providerID.FindStringSubmatch(id)
+func parseProviderID(providerID string) (zone, id string, ok bool) {
+	m := providerIDForm.FindStringSubmatch(providerID)
 	if m == nil {
-		return "", false
+		return "", "", false
 	}
-	return m[1], true
+	return m[1], m[2], true
+}
+
+// instanceID is parseProviderID for who does not care about the zone.
+func instanceID(providerID string) (id string, ok bool) {
+	_, id, ok = parseProviderID(providerID)
+	return id, ok
 }

@@ -43,12 +43,17 @@ type factCache struct {
 	// turn holds a token for whoever may use the fields below. A channel, unlike
 	// a mutex, lets those who wait give up with their context.
 	turn chan struct{}
-	// stale asks for everything to be read again.
+	// stale asks for everything to be read again; forgotten is when that was last
+	// done.
 	stale     atomic.Bool
+	forgotten time.Time
 	vpc       string
 	network   facts // without nodeGroups
 	read      time.Time
-	instances map[string]instanceFacts
+	machines  *machines
+	instances map[string]instanceFacts // of the nodes
+	// tagged tells of a security group whether it bears the cluster's tag.
+	tagged map[string]groupTag
 	// groupNames are the names of the nodes' security groups by id; they never
 	// change.
 	groupNames map[string]string
@@ -63,11 +68,18 @@ type instanceFacts struct {
 	read           time.Time
 }
 
+// groupTag is whether a group bore the cluster's tag when it was looked at.
+type groupTag struct {
+	tagged bool
+	read   time.Time
+}
+
 // present is false for an instance that EC2 does not list as running.
 func (i instanceFacts) present() bool { return i.vpc != "" }
 
 func newFactCache(c *clients, cfg Config) *factCache {
-	f := &factCache{clients: c, cfg: cfg, turn: make(chan struct{}, 1), instances: map[string]instanceFacts{}, groupNames: map[string]string{}}
+	f := &factCache{clients: c, cfg: cfg, turn: make(chan struct{}, 1), machines: newMachines(c, cfg.VPC),
+		instances: map[string]instanceFacts{}, tagged: map[string]groupTag{}, groupNames: map[string]string{}}
 	f.turn <- struct{}{}
 	return f
 }
@@ -141,7 +153,7 @@ func (f *factCache) expire() {
 	if !f.stale.Swap(false) {
 		return
 	}
-	f.read = time.Time{}
+	f.read, f.forgotten = time.Time{}, time.Now()
 	for id, i := range f.instances {
 		i.read = time.Time{}
 		f.instances[id] = i
@@ -223,8 +235,8 @@ func isPublic(subnetID string, tables []ec2types.RouteTable) bool {
 	})
 }
 
-// findVPC returns the configured network, else that of the nodes, else that of
-// the machine this runs on.
+// findVPC returns the configured network, else that of the Service's nodes, else
+// what the cluster's is known to be.
 func (f *factCache) findVPC(ctx context.Context, instances []string) (string, error) {
 	if f.cfg.VPC != "" {
 		return f.cfg.VPC, nil
@@ -237,22 +249,7 @@ func (f *factCache) findVPC(ctx context.Context, instances []string) (string, er
 	if f.vpc != "" {
 		return f.vpc, nil
 	}
-	vpc, err := f.ownVPC(ctx)
-	if err != nil {
-		return "", &lb.Error{Kind: lb.Pending, Op: "find the cluster's network", RetryAfter: 30 * time.Second, Err: err,
-			Message: "no node with an instance is known yet and this machine's own network cannot be told: " + err.Error() + "; set vpc in the configuration to do without"}
-	}
-	return vpc, nil
-}
-
-// ownVPC asks the instance metadata service.
-// https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/instancedata-data-categories.html
-func (f *factCache) ownVPC(ctx context.Context) (string, error) {
-	mac, err := f.metadata(ctx, "mac")
-	if err != nil {
-		return "", err
-	}
-	return f.metadata(ctx, "network/interfaces/macs/"+mac+"/vpc-id")
+	return f.machines.network(ctx)
 }
 
 // learnInstances reads those instances that are not known or no longer fresh.
@@ -266,69 +263,98 @@ func (f *factCache) learnInstances(ctx context.Context, ids []string) error {
 		}
 		return ok && now.Sub(i.read) < ttl
 	})
-	for chunk := range slices.Chunk(stale, filterValues) {
-		found, err := f.listInstances(ctx, chunk)
-		if err != nil {
-			return err
-		}
-		for _, id := range chunk {
-			f.instances[id] = instanceFacts{read: now}
-		}
-		if err := f.rememberInstances(ctx, found, now); err != nil {
-			return err
-		}
+	if len(stale) == 0 {
+		return nil
+	}
+	found, err := f.machines.look(ctx, stale, f.notBefore(now))
+	if err != nil {
+		return err
+	}
+	if err := f.rememberInstances(ctx, stale, found, now); err != nil {
+		return err
 	}
 	// What has not been asked for in a long time is no node any more.
 	maps.DeleteFunc(f.instances, func(_ string, i instanceFacts) bool { return now.Sub(i.read) > 6*factsTTL })
 	return nil
 }
 
-func (f *factCache) rememberInstances(ctx context.Context, found []ec2types.Instance, now time.Time) error {
-	var ambiguous []string // groups of instances that have several
-	for _, i := range found {
-		if len(i.SecurityGroups) > 1 {
-			for _, g := range i.SecurityGroups {
-				ambiguous = append(ambiguous, aws.ToString(g.GroupId))
+// notBefore is when something must have been read at least to be believed now.
+func (f *factCache) notBefore(now time.Time) time.Time {
+	if oldest := now.Add(-factsTTL); oldest.After(f.forgotten) {
+		return oldest
+	}
+	return f.forgotten
+}
+
+// rememberInstances keeps what matters of those that were asked for, absence too.
+func (f *factCache) rememberInstances(ctx context.Context, asked []string, found map[string]machine, now time.Time) error {
+	var several []string // groups of instances that have more than one
+	for _, m := range found {
+		if len(m.groups) > 1 {
+			for _, g := range m.groups {
+				several = append(several, aws.ToString(g.GroupId))
 			}
 		}
 	}
-	tagged, err := f.clusterGroups(ctx, lb.Set(ambiguous...))
+	tagged, err := f.clusterGroups(ctx, lb.Set(several...), now)
 	if err != nil {
 		return err
 	}
-	for _, i := range found {
-		for _, g := range i.SecurityGroups {
+	for _, id := range asked {
+		m, ok := found[id]
+		if !ok {
+			f.instances[id] = instanceFacts{read: now}
+			continue
+		}
+		for _, g := range m.groups {
 			f.groupNames[aws.ToString(g.GroupId)] = aws.ToString(g.GroupName)
 		}
-		known := instanceFacts{vpc: aws.ToString(i.VpcId), read: now}
-		known.group, known.problem = nodeGroupOf(i, tagged, clusterTagStart+f.cfg.Cluster.Name)
-		f.instances[aws.ToString(i.InstanceId)] = known
+		known := instanceFacts{vpc: m.vpc, read: m.read}
+		known.group, known.problem = nodeGroupOf(m, tagged, clusterTagStart+f.cfg.Cluster.Name)
+		f.instances[id] = known
 	}
 	return nil
 }
 
-// clusterGroups returns which of the groups carry the cluster's tag.
-func (f *factCache) clusterGroups(ctx context.Context, ids []string) (map[string]bool, error) {
+// clusterGroups returns which of the groups carry the cluster's tag. That none
+// does is an error of someone who will mend it: it is not remembered.
+func (f *factCache) clusterGroups(ctx context.Context, ids []string, now time.Time) (map[string]bool, error) {
 	if len(ids) == 0 || f.cfg.NodeSecurityGroup != "" {
 		return nil, nil
 	}
-	groups, err := f.listSecurityGroups(ctx, ec2types.Filter{Name: aws.String("group-id"), Values: ids})
+	tagged := map[string]bool{}
+	var unknown []string
+	for _, id := range ids {
+		if known, ok := f.tagged[id]; ok && !known.read.Before(f.notBefore(now)) {
+			tagged[id] = known.tagged
+		} else {
+			unknown = append(unknown, id)
+		}
+	}
+	if len(unknown) == 0 {
+		return tagged, nil
+	}
+	groups, err := f.listSecurityGroups(ctx, ec2types.Filter{Name: aws.String("group-id"), Values: unknown})
 	if err != nil {
 		return nil, err
 	}
-	tagged := map[string]bool{}
 	for _, g := range groups {
 		_, ok := ec2Tags(g.Tags)[clusterTagStart+f.cfg.Cluster.Name]
 		tagged[aws.ToString(g.GroupId)] = ok
+	}
+	if slices.Contains(slices.Collect(maps.Values(tagged)), true) {
+		for _, id := range unknown {
+			f.tagged[id] = groupTag{tagged[id], now}
+		}
 	}
 	return tagged, nil
 }
 
 // nodeGroupOf returns the instance's only security group, or the only one of
 // several that is tagged.
-func nodeGroupOf(i ec2types.Instance, tagged map[string]bool, tag string) (group, problem string) {
+func nodeGroupOf(m machine, tagged map[string]bool, tag string) (group, problem string) {
 	var all, marked []string
-	for _, g := range i.SecurityGroups {
+	for _, g := range m.groups {
 		id := aws.ToString(g.GroupId)
 		all = append(all, id)
 		if tagged[id] {
@@ -339,12 +365,12 @@ func nodeGroupOf(i ec2types.Instance, tagged map[string]bool, tag string) (group
 	case len(all) == 1:
 		return all[0], ""
 	case len(all) == 0:
-		return "", fmt.Sprintf("instance %s has no security group", aws.ToString(i.InstanceId))
+		return "", fmt.Sprintf("instance %s has no security group", m.ID)
 	case len(marked) == 1:
 		return marked[0], ""
 	default:
 		return "", fmt.Sprintf("instance %s is in security groups %s, of which %d are tagged %s; tag exactly one, or set nodeSecurityGroup in the configuration",
-			aws.ToString(i.InstanceId), strings.Join(all, ", "), len(marked), tag)
+			m.ID, strings.Join(all, ", "), len(marked), tag)
 	}
 }
 

@@ -48,10 +48,14 @@ const filterValues = 200
 // They are asked for by filter: unlike with explicit ids, one that is gone does
 // not fail the rest.
 func (c *clients) listInstances(ctx context.Context, ids []string) ([]ec2types.Instance, error) {
-	var found []ec2types.Instance
-	pages := ec2.NewDescribeInstancesPaginator(c.ec2, &ec2.DescribeInstancesInput{
+	return c.describeInstances(ctx, &ec2.DescribeInstancesInput{
 		Filters: []ec2types.Filter{{Name: aws.String("instance-id"), Values: ids}}})
-	for pages.HasMorePages() {
+}
+
+// describeInstances returns all pages of an answer, or none of them.
+func (c *clients) describeInstances(ctx context.Context, in *ec2.DescribeInstancesInput) ([]ec2types.Instance, error) {
+	var found []ec2types.Instance
+	for pages := ec2.NewDescribeInstancesPaginator(c.ec2, in); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
 			return nil, failed("read instances", lb.Ref{}, err)

@@ -17,7 +17,7 @@ type Instances interface {
 	InstanceID(providerID string) (id string, ok bool)
 
 	// ListInstances returns the machines that may be nodes of the cluster, as
-	// they were no longer than maxAge ago; calls that come together share one
+	// they were less than maxAge ago; calls that come together share one
 	// look at the cloud. A partial answer is an error, and so is a network of
 	// which it is not known yet whether it is the cluster's (Pending). What is
 	// terminated may be left out.
