@@ -6,11 +6,12 @@ import (
 	"context"
 	"io"
 
+	"github.com/fairway-lb/fairway/controllers/nodes"
 	"github.com/fairway-lb/fairway/providers/aws"
 	"github.com/fairway-lb/fairway/providers/lb"
 )
 
-func init() { clouds["aws"] = cloud{load: loadAWS} }
+func init() { clouds["aws"] = cloud{load: loadAWS, nodes: nodes.Filter{ProviderIDPrefix: "aws://"}} }
 
 func loadAWS(file io.Reader) (string, openProvider, error) {
 	config, err := aws.Load(file)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fairway-lb/fairway/controllers/nodes"
 	"github.com/fairway-lb/fairway/providers/lb"
 )
 
@@ -18,6 +19,8 @@ type cloud struct {
 	// provider is opened. A configuration that cannot be is an error that names
 	// what is wrong.
 	load func(config io.Reader) (clusterName string, open openProvider, err error)
+	// nodes tells this cloud's machines from the Nodes of others.
+	nodes nodes.Filter
 }
 
 type openProvider func(ctx context.Context, cluster lb.Cluster) (lb.Provider, error)

@@ -26,7 +26,6 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairway-lb/fairway/controllers/loadbalancer"
-	"github.com/fairway-lb/fairway/controllers/nodes"
 	fairway "github.com/fairway-lb/fairway/providers/cloudprovider"
 	"github.com/fairway-lb/fairway/providers/lb"
 	"github.com/fairway-lb/fairway/providers/plan"
@@ -146,10 +145,11 @@ func newCloud(name, path string, trust time.Duration) (*fairway.Cloud, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--cloud-config %s: %w", path, err)
 	}
+	targets := found.nodes.Targets
 	return fairway.New(fairway.Config{
 		Provider: name, ClusterName: clusterName, Open: open,
 		Service: func(s *v1.Service, all []*v1.Node) (lb.Service, error) {
-			return loadbalancer.ServiceFrom(s, nodes.Targets(all))
+			return loadbalancer.ServiceFrom(s, targets(all))
 		},
 		Status: loadbalancer.StatusFrom,
 		// A look at the cloud is due once per verification; in between the engine
@@ -172,7 +172,7 @@ func (m *manager) construct(_ app.ControllerInitContext, config *cloudconfig.Com
 		o.Workers = int(config.ComponentConfig.ServiceController.ConcurrentServiceSyncs)
 		o.Client = config.ClientBuilder.ClientOrDie("service-controller").CoreV1()
 		o.Services, o.Nodes, o.Recorder = core.Services(), core.Nodes(), config.EventRecorder
-		o.Engine = c.(*fairway.Cloud)
+		o.Engine, o.NodeFilter = c.(*fairway.Cloud), clouds[c.ProviderName()].nodes
 		ours, err := loadbalancer.New(o)
 		if err != nil {
 			return nil, false, err

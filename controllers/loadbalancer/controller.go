@@ -7,7 +7,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -28,6 +27,8 @@ type Engine interface {
 	Preview(ctx context.Context, s lb.Service) (plan.Result, error)
 	// Delete removes what s owns; nil means that nothing is left.
 	Delete(ctx context.Context, s lb.ServiceRef) (plan.Result, error)
+	// Want returns the hash of what s shall have, without a call for s alone.
+	Want(ctx context.Context, s lb.Service) (hash string, err error)
 	// Confirm reports whether s, verified before with the given hash, can be
 	// believed to be so still, at the price of one survey for all Services.
 	Confirm(ctx context.Context, s lb.Service, hash string) (bool, error)
@@ -44,6 +45,8 @@ type Options struct {
 	Recorder record.EventRecorder
 	Engine   Engine
 
+	// NodeFilter says which Nodes can be targets.
+	NodeFilter nodes.Filter
 	// Class is the spec.loadBalancerClass served, beside other controllers.
 	// Empty: Services without a class, as the cluster's only controller.
 	Class string
@@ -72,6 +75,7 @@ type Controller struct {
 	mu       sync.Mutex // guards the maps, not the memories in them
 	memories map[string]*memory
 	busy     map[string]time.Time // Services in work, since when
+	targeted map[string]bool      // Services with a node to send traffic to
 }
 
 // New registers with the informers. Run does the work.
@@ -85,9 +89,10 @@ func New(o Options) (*Controller, error) {
 		lister:   o.Services.Lister(),
 		memories: map[string]*memory{},
 		busy:     map[string]time.Time{},
+		targeted: map[string]bool{},
 	}
 	var err error
-	if c.tracker, err = nodes.NewTracker(o.Nodes, c.onNodes); err != nil {
+	if c.tracker, err = nodes.NewTracker(o.Nodes, o.NodeFilter, c.onNodes); err != nil {
 		return nil, err
 	}
 	registration, err := o.Services.Informer().AddEventHandler(cache.ResourceEventHandlerDetailedFuncs{
@@ -184,19 +189,6 @@ func (c *Controller) onUpdate(before, after any) {
 func (c *Controller) onDelete(obj any) {
 	if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj); err == nil {
 		c.queue.add(key, byUser)
-	}
-}
-
-func (c *Controller) onNodes(nodes.Change) {
-	services, err := c.lister.List(labels.Everything())
-	if err != nil {
-		klog.ErrorS(err, "Cannot list Services after a node change")
-		return
-	}
-	for _, svc := range services {
-		if c.wanted(svc) {
-			c.queue.add(keyOf(svc), byNode)
-		}
 	}
 }
 

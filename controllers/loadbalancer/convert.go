@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -142,14 +141,12 @@ func portStatus(ports []v1.ServicePort) []v1.PortStatus {
 	return statuses
 }
 
-// fingerprint identifies all that s says, with the generation of the snapshot
-// its targets are from in the place of the targets themselves: 300 nodes with
-// their labels are too much to read for each of 1000 Services.
-func fingerprint(s lb.Service, targets uint64) string {
+// fingerprint identifies all that s says but its targets.
+func fingerprint(s lb.Service) string {
 	s.Targets = nil
 	// JSON has one form for a value: maps in the order of their keys. None of
 	// these types can fail to be written.
 	text, _ := json.Marshal(s)
-	sum := sha256.Sum256(strconv.AppendUint(text, targets, 10))
+	sum := sha256.Sum256(text)
 	return string(sum[:])
 }

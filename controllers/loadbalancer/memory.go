@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 
+	"github.com/fairway-lb/fairway/controllers/nodes"
 	"github.com/fairway-lb/fairway/providers/lb"
 )
 
@@ -22,6 +23,8 @@ type memory struct {
 	patched *v1.Service
 
 	inputs    string          // fingerprint of what was last attempted
+	targets   *nodes.Snapshot // with these nodes; nil when none were needed
+	hash      string          // of the resources wanted then, "" when that could not be told
 	done      bool            // and it succeeded
 	notBefore time.Time       // else it is not tried again before this
 	forever   bool            // or only with other inputs
@@ -55,6 +58,7 @@ func (c *Controller) forget(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.memories, key)
+	delete(c.targeted, key)
 }
 
 // newest returns svc, or the later state of it that our last write returned.
@@ -87,8 +91,17 @@ func (m *memory) attempt(inputs string) (needed bool, wait time.Duration) {
 		}
 		return wait <= 0, max(wait, 0)
 	}
-	m.inputs, m.done, m.forever, m.failures, m.woken = inputs, false, false, 0, nil
+	m.inputs, m.hash, m.done, m.forever, m.failures, m.woken = inputs, "", false, false, 0, nil
 	return true, 0
+}
+
+// again makes the next attempt due now, for the same inputs with other nodes.
+// What failed goes on counting, and a cloud that asked for patience gets it.
+func (m *memory) again() {
+	m.forever, m.due = false, time.Time{}
+	if m.trouble.kind != lb.Throttled {
+		m.notBefore = time.Time{}
+	}
 }
 
 // succeed and fail record how the attempt ended. What succeeded is verified

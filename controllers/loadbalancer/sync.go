@@ -71,7 +71,7 @@ func (c *Controller) serve(ctx context.Context, key string, svc *v1.Service, m *
 	}
 	switch c.dutyTo(svc, m.ref != lb.ServiceRef{}) {
 	case ensure:
-		return c.ensure(ctx, svc, m)
+		return c.ensure(ctx, key, svc, m)
 	case remove:
 		return c.remove(ctx, svc, m)
 	case pause:
@@ -85,15 +85,20 @@ func (c *Controller) serve(ctx context.Context, key string, svc *v1.Service, m *
 }
 
 // ensure gives the Service its load balancer.
-func (c *Controller) ensure(ctx context.Context, svc *v1.Service, m *memory) (time.Duration, string) {
+func (c *Controller) ensure(ctx context.Context, key string, svc *v1.Service, m *memory) (time.Duration, string) {
 	m.pauseSeen = false
-	targets := c.tracker.Snapshot()
+	targets := c.targetsFor(key, m)
 	s, err := ServiceFrom(svc, targets.Targets)
 	if err != nil {
 		m.inputs = "" // whatever comes next is another attempt
 		return c.failed(ctx, svc, m, plan.Result{}, err)
 	}
-	if needed, wait := m.attempt(fingerprint(s, targets.Generation)); !needed {
+	inputs := fingerprint(s)
+	if m.inputs == inputs && c.retargeted(ctx, s, m, targets) {
+		m.again()
+	}
+	m.targets = targets
+	if needed, wait := m.attempt(inputs); !needed {
 		if again := c.show(ctx, svc, m, m.outcome...); again > 0 {
 			return again, resultFailed
 		}
@@ -110,10 +115,13 @@ func (c *Controller) ensure(ctx context.Context, svc *v1.Service, m *memory) (ti
 	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
 	defer cancel()
 	if m.ref == (lb.ServiceRef{}) && c.confirmed(bounded, svc, s) {
+		c.setTargeted(key, true)
 		return c.believe(svc, m, s)
 	}
 	m.ref = s.ServiceRef
 	result, err := c.Engine.Reconcile(bounded, s)
+	m.hash = result.Hash
+	c.setTargeted(key, result.Hash != "" && !result.NoTargets)
 	c.note(svc, m, result.Notices)
 	if err != nil {
 		return c.failed(ctx, svc, m, result, err)
@@ -137,7 +145,7 @@ func (c *Controller) confirmed(ctx context.Context, svc *v1.Service, s lb.Servic
 
 // believe takes what the Service shows to be true.
 func (c *Controller) believe(svc *v1.Service, m *memory, s lb.Service) (time.Duration, string) {
-	m.ref = s.ServiceRef
+	m.ref, m.hash = s.ServiceRef, svc.Annotations[CheckpointAnnotation]
 	m.succeed(c.VerifyEvery)
 	m.outcome = []edit{withFinalizer(c.finalizer()), withIngress(svc.Status.LoadBalancer.Ingress), withCondition(*readyCondition(svc))}
 	return time.Until(m.due), resultUnchanged
@@ -162,6 +170,7 @@ func (c *Controller) rehearse(ctx context.Context, s lb.Service, m *memory) (tim
 	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
 	defer cancel()
 	result, err := c.Engine.Preview(bounded, s)
+	m.hash = result.Hash
 	if err != nil {
 		v := judge(err, result.Plan.Empty(), m.failures)
 		m.fail(v)
@@ -183,7 +192,7 @@ func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, 
 	m.succeed(c.VerifyEvery)
 	where := addresses(status)
 	now := condition(svc, metav1.ConditionTrue, reasonReady, "The load balancer is configured at "+where+".")
-	if !anyActive(s.Targets) {
+	if result.NoTargets {
 		now = condition(svc, metav1.ConditionFalse, reasonNoTargets, "No node can receive traffic: none is initialised, not excluded and not about to go. Add nodes or look at their taints and labels.")
 		if old := readyCondition(svc); old == nil || old.Reason != reasonNoTargets {
 			c.eventf(svc, v1.EventTypeWarning, eventNoTargets, "%s", now.Message)
@@ -390,15 +399,6 @@ func done(p plan.Plan) string {
 		}
 	}
 	return fmt.Sprintf("%d created, %d updated, %d deleted", created, updated, deleted)
-}
-
-func anyActive(targets []lb.Target) bool {
-	for _, t := range targets {
-		if t.State == lb.TargetActive {
-			return true
-		}
-	}
-	return false
 }
 
 // LogPlan logs a plan in its text form, as plan.Options.OnPlan.

@@ -22,6 +22,9 @@ type Change struct {
 	// Urgent is set when traffic may be lost until the change is carried out:
 	// a node was removed or drained or became another machine or address.
 	Urgent bool
+	// Waits is set when the change is in Latest only and not yet in Snapshot:
+	// more of its kind are likely to follow in a moment.
+	Waits bool
 }
 
 // Empty reports whether nothing changed.
@@ -59,13 +62,4 @@ func between(before, after []lb.Target) Change {
 	c.Removed = slices.Sorted(maps.Keys(was))
 	c.Urgent = c.Urgent || len(c.Removed) > 0 || len(c.Drained) > 0
 	return c
-}
-
-func sameTarget(a, b lb.Target) bool {
-	return a.Node == b.Node && a.Zone == b.Zone && a.State == b.State &&
-		sameMachine(a, b) && maps.Equal(a.Labels, b.Labels)
-}
-
-func sameMachine(a, b lb.Target) bool {
-	return a.ProviderID == b.ProviderID && slices.Equal(a.Addresses, b.Addresses)
 }

@@ -1,90 +1,14 @@
 package nodes
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/fairway-lb/fairway/providers/lb"
 )
-
-// Taints by which others announce that a node is about to go, or is gone.
-const (
-	// TaintAutoscalerDelete is set by the Cluster Autoscaler on a node it is
-	// about to delete (autoscaler: cluster-autoscaler/utils/taints).
-	TaintAutoscalerDelete = "ToBeDeletedByClusterAutoscaler"
-	// TaintKarpenterDisrupted is set by Karpenter v1 on a node it drains
-	// (karpenter: pkg/apis/v1/taints.go).
-	TaintKarpenterDisrupted = "karpenter.sh/disrupted"
-	// TaintUninitialized is set by the kubelet until a cloud controller has
-	// seen the node (k8s.io/cloud-provider/api).
-	TaintUninitialized = "node.cloudprovider.kubernetes.io/uninitialized"
-)
-
-// Targets returns the nodes that are load balancer targets, in order of their
-// name, active and draining ones. Nodes that are gone or can be no target are
-// left out: a load balancer forgets what is not listed.
-func Targets(nodes []*v1.Node) []lb.Target {
-	var targets []lb.Target
-	for _, n := range nodes {
-		if t := TargetOf(n); t.State != lb.TargetGone {
-			targets = append(targets, t)
-		}
-	}
-	slices.SortFunc(targets, func(a, b lb.Target) int { return strings.Compare(a.Node, b.Node) })
-	return targets
-}
-
-// TargetOf returns a node as a load balancer sees it. The target's state is
-// lb.TargetGone when the node is no target: it has no providerID yet, is not
-// initialised, is excluded by its owner or was declared out of service. It
-// shares the node's label map.
-func TargetOf(n *v1.Node) lb.Target {
-	return lb.Target{
-		Node:       n.Name,
-		ProviderID: n.Spec.ProviderID,
-		Addresses:  internalIPs(n),
-		Zone:       n.Labels[v1.LabelTopologyZone],
-		Labels:     n.Labels,
-		State:      stateOf(n),
-	}
-}
-
-func stateOf(n *v1.Node) lb.TargetState {
-	if n.Spec.ProviderID == "" || Excluded(n) {
-		return lb.TargetGone
-	}
-	state := lb.TargetActive
-	if n.DeletionTimestamp != nil {
-		// A finalizer holds the node while its Pods are moved away.
-		state = lb.TargetDraining
-	}
-	for _, t := range n.Spec.Taints {
-		switch t.Key {
-		case TaintUninitialized, v1.TaintNodeOutOfService:
-			return lb.TargetGone
-		case TaintAutoscalerDelete, TaintKarpenterDisrupted:
-			state = lb.TargetDraining
-		}
-	}
-	return state
-}
-
-// Excluded reports whether the node's owner keeps it out of load balancers with
-// the label node.kubernetes.io/exclude-from-external-load-balancers. As in the
-// stock controller, a value that reads as false does not exclude; any other
-// value, the empty one included, does.
-func Excluded(n *v1.Node) bool {
-	value, labelled := n.Labels[v1.LabelNodeExcludeBalancers]
-	if !labelled {
-		return false
-	}
-	excluded, err := strconv.ParseBool(value)
-	return err != nil || excluded
-}
 
 // internalIPs returns the node's InternalIP addresses in the order the node
 // lists them, which puts the primary family first. What is not an IP is left
@@ -100,4 +24,31 @@ func internalIPs(n *v1.Node) []netip.Addr {
 		}
 	}
 	return ips
+}
+
+// unchanged reports whether an update of a node leaves all alone that its target
+// and the reason for its state are made from. Nearly all updates are a kubelet's
+// heartbeat, so it allocates nothing for those.
+func (f Filter) unchanged(old, now *v1.Node) bool {
+	if old.Spec.ProviderID != now.Spec.ProviderID || !maps.Equal(old.Labels, now.Labels) {
+		return false
+	}
+	state, reason := f.Judge(old)
+	stateNow, reasonNow := f.Judge(now)
+	return state == stateNow && reason == reasonNow &&
+		(slices.Equal(old.Status.Addresses, now.Status.Addresses) || slices.Equal(internalIPs(old), internalIPs(now)))
+}
+
+func sameTarget(a, b lb.Target) bool {
+	return a.Node == b.Node && a.Zone == b.Zone && a.State == b.State &&
+		sameMachine(a, b) && maps.Equal(a.Labels, b.Labels)
+}
+
+func sameMachine(a, b lb.Target) bool {
+	return a.ProviderID == b.ProviderID && slices.Equal(a.Addresses, b.Addresses)
+}
+
+// anyActive reports whether any target takes new connections.
+func anyActive(targets []lb.Target) bool {
+	return slices.ContainsFunc(targets, func(t lb.Target) bool { return t.State == lb.TargetActive })
 }

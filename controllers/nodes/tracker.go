@@ -32,18 +32,24 @@ type Snapshot struct {
 // Tracker follows the Nodes of a cluster. Its methods may be called from
 // several goroutines at once.
 type Tracker struct {
+	filter  Filter
 	store   cache.Store
 	synced  cache.InformerSynced
 	dirty   chan struct{}
-	current atomic.Pointer[Snapshot]
+	settled atomic.Pointer[Snapshot]
+	latest  atomic.Pointer[Snapshot]
 	notify  func(Change)
+
+	skipped map[string]Reason // nodes that are no targets; of Run's goroutine
 }
 
-// NewTracker registers with the informer, which the caller starts. After each
-// new snapshot but the first, notify is called with what changed, from the
-// goroutine of Run; it must not block.
-func NewTracker(informer coreinformers.NodeInformer, notify func(Change)) (*Tracker, error) {
+// NewTracker registers with the informer, which the caller starts. When
+// Snapshot has changed, and with Waits set when only Latest has, notify is
+// called with what changed, from the goroutine of Run; it must not block. A
+// change that was undone while it waited ends with an empty one.
+func NewTracker(informer coreinformers.NodeInformer, filter Filter, notify func(Change)) (*Tracker, error) {
 	t := &Tracker{
+		filter: filter,
 		store:  informer.Informer().GetStore(),
 		dirty:  make(chan struct{}, 1),
 		notify: notify,
@@ -51,20 +57,21 @@ func NewTracker(informer coreinformers.NodeInformer, notify func(Change)) (*Trac
 	registration, err := informer.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(any) { t.mark() },
 		DeleteFunc: func(any) { t.mark() },
-		UpdateFunc: func(before, after any) {
-			old, ok1 := before.(*v1.Node)
-			now, ok2 := after.(*v1.Node)
-			// Most updates are a kubelet's heartbeat.
-			if !ok1 || !ok2 || !sameTarget(TargetOf(old), TargetOf(now)) {
-				t.mark()
-			}
-		},
+		UpdateFunc: t.onUpdate,
 	})
 	if err != nil {
 		return nil, err
 	}
 	t.synced = registration.HasSynced
 	return t, nil
+}
+
+func (t *Tracker) onUpdate(before, after any) {
+	old, ok1 := before.(*v1.Node)
+	now, ok2 := after.(*v1.Node)
+	if !ok1 || !ok2 || !t.filter.unchanged(old, now) {
+		t.mark()
+	}
 }
 
 func (t *Tracker) mark() {
@@ -74,77 +81,86 @@ func (t *Tracker) mark() {
 	}
 }
 
-// Snapshot returns the current targets, nil before the first list of Nodes is
-// known: nothing may be concluded from that.
-func (t *Tracker) Snapshot() *Snapshot { return t.current.Load() }
+// Snapshot returns the targets without those changes that wait for others to
+// follow. It is nil before the first list of Nodes is known: nothing may be
+// concluded from that.
+func (t *Tracker) Snapshot() *Snapshot { return t.settled.Load() }
+
+// Latest returns the targets as they are now, for who cannot wait. It is nil
+// when Snapshot is, and never older than that.
+func (t *Tracker) Latest() *Snapshot { return t.latest.Load() }
 
 // Run publishes snapshots until ctx ends.
 func (t *Tracker) Run(ctx context.Context) {
+	registerMetrics()
 	if !cache.WaitForCacheSync(ctx.Done(), t.synced) {
 		return
 	}
-	t.publish(ctx)
-	// A nil channel is never ready: no joining node waits to be published.
+	t.look(ctx)
+	t.settled.Store(t.latest.Load())
+	// A nil channel is never ready: no change waits.
 	var quiet, late <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.dirty:
-			change := between(t.Snapshot().Targets, t.list())
-			switch {
-			case change.Empty():
-				quiet, late = nil, nil
+			step := t.look(ctx)
+			if step.Empty() {
 				continue
-			case !change.Urgent && active(t.Snapshot().Targets):
+			}
+			if !step.Urgent && anyActive(t.Snapshot().Targets) {
 				quiet = time.After(idle)
 				if late == nil {
 					late = time.After(longest)
 				}
+				step.Waits = true
+				t.notify(step)
 				continue
 			}
 		case <-quiet:
 		case <-late:
 		}
 		quiet, late = nil, nil
-		t.publish(ctx)
+		t.settle(ctx)
 	}
 }
 
-// publish makes what the lister shows the current snapshot.
-func (t *Tracker) publish(ctx context.Context) {
-	before := t.Snapshot()
-	next := &Snapshot{Generation: 1, Targets: t.list()}
-	if before == nil {
-		t.current.Store(next)
-		return
+// settle makes the latest snapshot the one for all.
+func (t *Tracker) settle(ctx context.Context) {
+	before, now := t.Snapshot(), t.Latest()
+	change := between(before.Targets, now.Targets)
+	t.settled.Store(now)
+	if !change.Empty() {
+		klog.FromContext(ctx).Info("Load balancer targets changed", "change", change.String(), "targets", len(now.Targets), "generation", now.Generation)
 	}
-	change := between(before.Targets, next.Targets)
-	if change.Empty() {
-		return
-	}
-	next.Generation = before.Generation + 1
-	t.current.Store(next)
-	klog.FromContext(ctx).Info("Load balancer targets changed", "change", change.String(), "targets", len(next.Targets), "generation", next.Generation)
 	t.notify(change)
 }
 
-func (t *Tracker) list() []lb.Target {
-	var nodes []*v1.Node
-	for _, o := range t.store.List() {
-		if n, ok := o.(*v1.Node); ok {
-			nodes = append(nodes, n)
-		}
+// look makes what the informer shows the latest snapshot, if that is another
+// one, and returns what changed since the one before.
+func (t *Tracker) look(ctx context.Context) Change {
+	targets := t.filter.Targets(t.list(ctx))
+	before := t.Latest()
+	if before == nil {
+		t.latest.Store(&Snapshot{Generation: 1, Targets: targets})
+		return Change{}
 	}
-	return Targets(nodes)
+	change := between(before.Targets, targets)
+	if !change.Empty() {
+		t.latest.Store(&Snapshot{Generation: before.Generation + 1, Targets: targets})
+	}
+	return change
 }
 
-// active reports whether any target takes new connections.
-func active(targets []lb.Target) bool {
-	for _, t := range targets {
-		if t.State == lb.TargetActive {
-			return true
+// list returns all Nodes, and tells about those that are no targets.
+func (t *Tracker) list(ctx context.Context) []*v1.Node {
+	var all []*v1.Node
+	for _, o := range t.store.List() {
+		if n, ok := o.(*v1.Node); ok {
+			all = append(all, n)
 		}
 	}
-	return false
+	t.explain(ctx, all)
+	return all
 }

@@ -13,6 +13,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
 )
 
 // cluster is an API server with Nodes and a tracker that follows them, all in
@@ -21,6 +23,7 @@ type cluster struct {
 	t       *testing.T
 	client  *fake.Clientset
 	tracker *Tracker
+	log     ktesting.Buffer
 
 	mu   sync.Mutex
 	list []told
@@ -32,6 +35,7 @@ type told struct {
 }
 
 func inCluster(t *testing.T, nodes []*v1.Node, test func(*cluster)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := &cluster{t: t, client: fake.NewClientset()}
 		for _, n := range nodes {
@@ -40,7 +44,7 @@ func inCluster(t *testing.T, nodes []*v1.Node, test func(*cluster)) {
 		factory := informers.NewSharedInformerFactory(c.client, 0)
 		start := time.Now()
 		var err error
-		c.tracker, err = NewTracker(factory.Core().V1().Nodes(), func(change Change) {
+		c.tracker, err = NewTracker(factory.Core().V1().Nodes(), Filter{}, func(change Change) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			c.list = append(c.list, told{time.Since(start), change})
@@ -51,7 +55,9 @@ func inCluster(t *testing.T, nodes []*v1.Node, test func(*cluster)) {
 		if c.tracker.Snapshot() != nil {
 			t.Error("a snapshot before the Nodes were listed")
 		}
-		ctx, stop := context.WithCancel(t.Context())
+		log := ktesting.NewLogger(t, ktesting.NewConfig(ktesting.BufferLogs(true)))
+		c.log = log.GetSink().(ktesting.Underlier).GetBuffer()
+		ctx, stop := context.WithCancel(klog.NewContext(t.Context(), log))
 		done := make(chan struct{})
 		go func() { defer close(done); c.tracker.Run(ctx) }()
 		factory.Start(ctx.Done())
@@ -94,8 +100,13 @@ func (c *cluster) remove(name string) {
 	}
 }
 
-// told returns what the tracker has told its subscriber so far.
+// told returns what the tracker has told all subscribers so far.
 func (c *cluster) told() []told {
+	return slices.DeleteFunc(c.all(), func(t told) bool { return t.change.Waits })
+}
+
+// all returns in addition what it has told those who cannot wait.
+func (c *cluster) all() []told {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Clone(c.list)
@@ -133,8 +144,8 @@ func TestJoinsWithinASecondAreOneChange(t *testing.T) {
 		if len(c.told()) != 1 || len(c.told()[0].change.Added) != 5 || c.told()[0].after != 3*time.Second {
 			t.Errorf("want one change of five nodes, 1 s after the last of them at 2 s; got %v", c.told())
 		}
-		if c.tracker.Snapshot().Generation != 2 {
-			t.Errorf("generation %d", c.tracker.Snapshot().Generation)
+		if s := c.tracker.Snapshot(); s != c.tracker.Latest() || len(s.Targets) != 6 {
+			t.Errorf("snapshot %+v", s)
 		}
 	})
 }
@@ -173,7 +184,7 @@ func TestRemovalIsPublishedAtOnceAndTakesWaitingJoinsAlong(t *testing.T) {
 
 func TestDrainIsPublishedAtOnce(t *testing.T) {
 	inCluster(t, []*v1.Node{node("a"), node("b")}, func(c *cluster) {
-		c.update(node("b", tainted(TaintAutoscalerDelete)))
+		c.update(node("b", withTaint(TaintAutoscalerDelete)))
 		synctest.Wait()
 		if len(c.told()) != 1 || !slices.Equal(c.told()[0].change.Drained, []string{"b"}) {
 			t.Errorf("told %v", c.told())
@@ -191,17 +202,84 @@ func TestFirstTargetIsPublishedAtOnce(t *testing.T) {
 	})
 }
 
-func TestHeartbeatsAndJoinsUndoneChangeNothing(t *testing.T) {
+// Who has no target at all need not wait: the first is there at once.
+func TestWaitingJoinsAreInTheLatestSnapshot(t *testing.T) {
 	inCluster(t, []*v1.Node{node("a")}, func(c *cluster) {
-		c.update(node("a", func(n *v1.Node) {
-			n.Status.Conditions = []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionFalse}}
-		}))
 		c.add(node("b"))
 		synctest.Wait()
-		c.remove("b")
-		pass(time.Minute)
-		if len(c.told()) > 0 || c.tracker.Snapshot().Generation != 1 {
-			t.Errorf("told %v", c.told())
+		if s, l := c.tracker.Snapshot(), c.tracker.Latest(); len(s.Targets) != 1 || len(l.Targets) != 2 || l.Generation <= s.Generation {
+			t.Errorf("snapshot %+v, latest %+v", s, l)
+		}
+		if all := c.all(); len(all) != 1 || !all[0].change.Waits || !slices.Equal(all[0].change.Added, []string{"b"}) {
+			t.Errorf("told %v", all)
 		}
 	})
+}
+
+// What was only in Latest may be in use: its end is told like any other.
+func TestJoinUndoneIsToldAtOnce(t *testing.T) {
+	inCluster(t, []*v1.Node{node("a")}, func(c *cluster) {
+		c.add(node("b"))
+		c.add(node("c"))
+		synctest.Wait()
+		c.remove("b")
+		c.remove("c")
+		pass(time.Minute)
+		told := c.told()
+		if len(told) == 0 || told[0].after != 0 || !told[len(told)-1].change.Empty() && len(told) == 1 {
+			t.Errorf("told %v", told)
+		}
+		if got := c.targets(); !slices.Equal(got, []string{"a"}) || c.tracker.Snapshot() != c.tracker.Latest() {
+			t.Errorf("targets %v", got)
+		}
+	})
+}
+
+// 300 nodes report every 10 s: nothing is made of that.
+func TestHeartbeatsMakeNoSnapshot(t *testing.T) {
+	var all []*v1.Node
+	for i := range 300 {
+		all = append(all, node(fmt.Sprintf("node-%03d", i)))
+	}
+	inCluster(t, all, func(c *cluster) {
+		before := c.tracker.Latest()
+		for beat := range 2 {
+			for _, n := range all {
+				c.update(beating(n, beat))
+			}
+			pass(10 * time.Second)
+		}
+		if c.tracker.Latest() != before || c.tracker.Snapshot() != before || len(c.all()) > 0 {
+			t.Errorf("generation %d, told %v", c.tracker.Latest().Generation, c.all())
+		}
+	})
+}
+
+// beating returns n with all that a kubelet, the scheduler and others change of a
+// node all day long.
+func beating(n *v1.Node, beat int) *v1.Node {
+	n = n.DeepCopy()
+	n.ResourceVersion = fmt.Sprint(beat + 2)
+	n.Annotations = map[string]string{"volumes.kubernetes.io/controller-managed-attach-detach": fmt.Sprint(beat)}
+	n.Status.Conditions = []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue, LastHeartbeatTime: metav1.Now()}}
+	if beat%2 == 1 {
+		n.Status.Conditions[0].Status = v1.ConditionFalse
+		n.Spec.Unschedulable = true
+		n.Spec.Taints = []v1.Taint{{Key: v1.TaintNodeNotReady}, {Key: v1.TaintNodeUnschedulable}}
+	}
+	n.Status.Addresses = append(n.Status.Addresses, v1.NodeAddress{Type: v1.NodeExternalIP, Address: fmt.Sprintf("203.0.113.%d", beat)})
+	n.Status.Images = []v1.ContainerImage{{Names: []string{"example.com/app"}, SizeBytes: int64(beat)}}
+	n.Status.VolumesInUse = []v1.UniqueVolumeName{v1.UniqueVolumeName(fmt.Sprint(beat))}
+	return n
+}
+
+func TestHeartbeatAllocatesNothing(t *testing.T) {
+	old := node("a", withTaint("dedicated"))
+	now := old.DeepCopy()
+	now.Status.Conditions = []v1.NodeCondition{{Type: v1.NodeReady, LastHeartbeatTime: metav1.Now()}}
+	tracker := &Tracker{dirty: make(chan struct{}, 1)}
+	var before, after any = old, now
+	if n := testing.AllocsPerRun(100, func() { tracker.onUpdate(before, after) }); n > 0 || len(tracker.dirty) > 0 {
+		t.Errorf("%v allocations for a heartbeat, %d looks", n, len(tracker.dirty))
+	}
 }

@@ -115,6 +115,15 @@ func (c *Cloud) Confirm(ctx context.Context, s lb.Service, hash string) (bool, e
 	return engine.Confirm(ctx, s, hash)
 }
 
+// Want is plan.Engine's.
+func (c *Cloud) Want(ctx context.Context, s lb.Service) (string, error) {
+	engine, err := c.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	return engine.Want(ctx, s)
+}
+
 // Preview is plan.Engine's; see Reconcile.
 func (c *Cloud) Preview(ctx context.Context, s lb.Service) (plan.Result, error) {
 	engine, err := c.open(ctx)

@@ -64,6 +64,9 @@ type Result struct {
 	Notices []lb.Notice
 	// Hash is lb.Hash of the desired resources, "" after a deletion.
 	Hash string
+	// NoTargets is set when no node can be sent traffic to, of those that the
+	// Service selects.
+	NoTargets bool
 
 	desired []lb.Resource
 }
@@ -124,6 +127,7 @@ func (e *Engine) preview(ctx context.Context, s lb.Service, observed []lb.Resour
 		return result, nil, err
 	}
 	result.Hash, result.desired = lb.Hash(desired.Resources), desired.Resources
+	result.NoTargets = withoutTargets(s, desired.Resources)
 	owner := lb.ByService(s.ServiceRef)
 	if observed == nil {
 		if observed, err = e.provider.Observe(ctx, owner); err != nil {
