@@ -32,6 +32,7 @@ func TestContract(t *testing.T) {
 		Strangers:  strangers,
 		Attempts:   1,
 		Many:       8,
+		RealTime:   true,
 	})
 	for name, reason := range ownFake {
 		t.Logf("not run here: %q: %s", name, reason)

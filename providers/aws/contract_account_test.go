@@ -118,6 +118,7 @@ func (w *wire) Do(r *http.Request) (*http.Response, error) {
 	if w.dead.Load() {
 		return nil, errDead
 	}
+	providertest.Arrive(form.Encode())
 	f := w.Count(action, !strings.HasPrefix(action, "Describe"))
 	if f.Kind == providertest.Pause {
 		w.asleep.Store(time.Now().Add(f.For).UnixNano())

@@ -37,6 +37,10 @@ type Cloud struct {
 	// nothing in the cloud can be addressed by a name that may be given again.
 	Usurpers []Stranger
 
+	// Takeovers each mark one thing that the Service s owns as somebody else's.
+	// May be empty where marks cannot be changed.
+	Takeovers []Drift
+
 	// Constant tells of a "kind field" that no Service can change why that is.
 	Constant map[string]string
 	// Immutable tells of a "kind field", or of a "kind" as a whole, that nobody
@@ -52,6 +56,11 @@ type Cloud struct {
 	// Many is how many Services come and go at once in the largest case; 0
 	// means 200.
 	Many int
+
+	// RealTime says that time is not virtual: there is one account for all cases,
+	// which come one after the other, and calls made at the same time arrive in
+	// any order, so that a fault's call is told by its operation alone.
+	RealTime bool
 }
 
 // Edit is a named change of a Service.
@@ -108,12 +117,13 @@ type Account interface {
 	// Raw returns the same byte for byte, ids included.
 	Raw() []string
 
-	// Calls returns how many calls all providers on the account made so far.
+	// Calls returns the calls that all providers on the account made so far.
 	Calls() Calls
 	// Inject plans a fault, counting calls from now on; the zero Fault ends it.
 	Inject(f Fault)
-	// Hits returns how many calls the last injected fault hit.
-	Hits() int
+	// Hits returns which calls the last injected fault hit: the numbers of calls
+	// of any operation since then, from 1.
+	Hits() []int
 	// FailOperation makes the next operation that takes Conditions.Slow fail at
 	// its end. It returns false when the cloud has none that can.
 	FailOperation() bool
@@ -132,15 +142,16 @@ type Instance struct {
 	Dead func() bool
 }
 
-// Calls counts calls.
+// Calls are the calls that were made, those that failed included.
 type Calls struct {
-	// All of them, those that failed included.
-	All int
-	// Writes are those that can change something.
+	// Operations are their operations' names, in the order they arrived.
+	Operations []string
+	// Writes is how many of them can change something.
 	Writes int
-	// Of counts each operation's, by its name.
-	Of map[string]int
 }
+
+// All returns how many calls there were.
+func (c Calls) All() int { return len(c.Operations) }
 
 // FaultKind is what goes wrong with a call.
 type FaultKind string

@@ -39,13 +39,10 @@ func (s *suite) throttling(t T) {
 	s.count(func() { s.cases++ })
 	for _, at := range s.moments(t, create) {
 		s.account(t, Conditions{}, func(c *controller) {
-			c.account.Inject(at.on(Fault{Kind: Throttle, Hint: hint, Times: s.Attempts}))
 			started := time.Now()
-			o := c.settle(create.act)
+			var o outcome
+			s.strike(c, at, Fault{Kind: Throttle, Hint: hint, Times: s.Attempts}, func() { o = c.settle(create.act) })
 			c.expect(fmt.Sprintf("after a throttled %s", at), want)
-			if c.account.Hits() == 0 {
-				return
-			}
 			if s.Hints && time.Since(started) < hint {
 				c.Errorf("%s was throttled for %s, but all was done after %s", at, hint, time.Since(started))
 			}
@@ -72,20 +69,17 @@ func (s *suite) denied(t T) {
 	} {
 		t.Run(sc.name, func(t T) {
 			s.count(func() { s.cases++ })
-			for k := range len(s.moments(t, sc)) {
+			for _, at := range s.moments(t, sc) {
 				s.account(t, Conditions{}, func(c *controller) {
 					sc.ready(c)
-					c.account.Inject(Fault{Kind: Denied, At: k + 1, Times: -1})
+					c.account.Inject(Fault{Kind: Denied, At: at.number, Times: -1})
 					_, err := c.attempt(sc.act)
-					if c.account.Hits() == 0 {
-						return
-					}
-					if lb.KindOf(err) != lb.Denied {
-						c.Errorf("from call %d on all was denied, but the error is: %v", k+1, err)
+					if len(c.account.Hits()) == 0 || lb.KindOf(err) != lb.Denied {
+						c.Errorf("from %s on all was denied, which hit %d calls, but the error is: %v", at, len(c.account.Hits()), err)
 					}
 					c.account.Inject(Fault{})
 					c.settle(sc.act)
-					c.expect(fmt.Sprintf("after permissions came back at call %d", k+1), sc.want)
+					c.expect(fmt.Sprintf("after permissions came back, lost at %s", at), sc.want)
 				})
 			}
 		})
@@ -237,7 +231,7 @@ func (s *suite) crowd(t T, n int, conditions Conditions) {
 				}
 			}
 			c.Logf("%d at once: %d calls, %d that write, %d attempts more, %s of virtual time", len(services),
-				c.account.Calls().All-before.All, c.account.Calls().Writes-before.Writes, failures, time.Since(started).Round(time.Millisecond))
+				c.account.Calls().All()-before.All(), c.account.Calls().Writes-before.Writes, failures, time.Since(started).Round(time.Millisecond))
 		}
 		each(s.first(n), reconcile)
 		c.expect("after all were made", all)

@@ -33,6 +33,9 @@ type controller struct {
 	engine   *plan.Engine
 	ctx      context.Context
 	cancel   context.CancelFunc
+	// trust is how long its engine, from the next start on, believes what it
+	// remembers.
+	trust time.Duration
 }
 
 func newController(t T, a Account, cluster lb.Cluster) *controller {
@@ -49,8 +52,11 @@ func (c *controller) start() {
 	if c.instance, err = c.account.Provider(c.ctx, c.cluster); err != nil {
 		c.Fatalf("open a provider: %v", err)
 	}
-	c.engine = plan.NewEngine(c.instance.Provider, plan.Options{})
+	c.engine = plan.NewEngine(c.instance.Provider, plan.Options{Trust: c.trust})
 }
+
+// forget makes the controller look at the cloud before it does anything else.
+func (c *controller) forget() { c.engine = plan.NewEngine(c.instance.Provider, plan.Options{}) }
 
 // stop makes the controller die; the zero controller is dead already.
 func (c *controller) stop() {

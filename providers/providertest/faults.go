@@ -2,8 +2,6 @@ package providertest
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/fairway-lb/fairway/providers/lb"
@@ -11,113 +9,144 @@ import (
 
 // scenario is one step in the life of a Service.
 type scenario struct {
-	name    string
-	slow    time.Duration // how long the cloud's operations take
-	prepare []task
-	act     task
-	want    []string
+	name string
+	// slow is how long the cloud's operations take, trust how long the controller
+	// believes what it remembers.
+	slow, trust time.Duration
+	prepare     []task
+	// fresh says that another controller acts than the one that prepared.
+	fresh bool
+	act   task
+	want  []string
 	// service is what the account then serves; nil after a deletion.
 	service *lb.Service
 }
 
+func (sc scenario) conditions() Conditions { return Conditions{Slow: sc.slow} }
+
+// ready brings the account to where the scenario begins.
 func (sc scenario) ready(c *controller) {
 	c.Helper()
+	c.trust = sc.trust
+	c.restart()
 	for _, do := range sc.prepare {
 		c.settle(do)
 	}
+	if sc.fresh {
+		c.restart()
+	}
 }
 
-// moment is one call of a scenario. Calls that run at the same time come in any
-// order, so it is told by its operation: with a number alone, some call would
-// now and then meet no fault.
+// moment is one call of a scenario. It is told by its operation, so that in real
+// time, where calls come in any order, each of them still meets its fault.
 type moment struct {
+	number    int // among all calls, from 1
 	operation string
 	nth       int // of that operation, from 1
 }
 
-func (m moment) String() string { return fmt.Sprintf("call %d of %s", m.nth, m.operation) }
-
-// on returns f at the moment.
-func (m moment) on(f Fault) Fault {
-	f.Operation, f.At = m.operation, m.nth
-	return f
+func (m moment) String() string {
+	return fmt.Sprintf("call %d (%s, number %d)", m.number, m.operation, m.nth)
 }
 
 // moments returns every call an undisturbed run of the scenario makes.
 func (s *suite) moments(t T, sc scenario) []moment {
 	t.Helper()
 	var all []moment
-	s.account(t, Conditions{Slow: sc.slow}, func(c *controller) {
+	s.account(t, sc.conditions(), func(c *controller) {
 		sc.ready(c)
-		before := c.account.Calls().Of
+		before := c.account.Calls().All()
 		c.settle(sc.act)
 		c.expect("after an undisturbed run", sc.want)
-		after := c.account.Calls().Of
-		for _, operation := range slices.Sorted(maps.Keys(after)) {
-			for n := range after[operation] - before[operation] {
-				all = append(all, moment{operation, n + 1})
-			}
+		of := map[string]int{}
+		for i, operation := range c.account.Calls().Operations[before:] {
+			of[operation]++
+			all = append(all, moment{i + 1, operation, of[operation]})
 		}
 	})
 	return all
 }
 
-// slowly is how long operations take in the scenarios in which they take time.
-const slowly = 20 * time.Second
+// strike lets act meet the fault f at a moment, and sees that it did.
+func (s *suite) strike(c *controller, at moment, f Fault, act func()) {
+	c.Helper()
+	f.Operation, f.At = at.operation, at.nth
+	c.account.Inject(f)
+	act()
+	hits := c.account.Hits()
+	c.account.Inject(Fault{})
+	switch {
+	case len(hits) != max(f.Times, 1):
+		c.Errorf("%q was to hit %s %d times, but did %d times", f.Kind, at, max(f.Times, 1), len(hits))
+	case !s.RealTime && hits[0] != at.number:
+		c.Errorf("%q was to hit %s, but hit call %d: the calls came in another order than before", f.Kind, at, hits[0])
+	}
+}
+
+const (
+	// slowly is how long operations take in the scenarios in which they take time.
+	slowly = 20 * time.Second
+	// trusting is how long a controller believes its memory in the scenarios in
+	// which it has one.
+	trusting = time.Hour
+)
 
 // scenarios are the steps in the life of a Service.
 func (s *suite) scenarios(t T) []scenario {
-	base, updated := s.Service(0), s.updated()
-	moved := s.edited(s.NodeChange)
-	return []scenario{
-		{name: "create", act: reconcile(base), want: s.wantBase(t), service: &base},
-		{name: "update", prepare: []task{reconcile(base)}, act: reconcile(updated), want: s.wantUpdated(t), service: &updated},
-		{name: "node change", prepare: []task{reconcile(base)}, act: reconcile(moved), want: s.want(t, "moved "+moved.Name, moved), service: &moved},
-		{name: "delete", prepare: []task{reconcile(base)}, act: remove(base), want: s.wantNothing(t)},
-		{name: "delete one of two", prepare: []task{reconcile(base), reconcile(s.Service(1))}, act: remove(base),
-			want: s.want(t, "second alone", s.Service(1))},
-		{name: "slow create", slow: slowly, act: reconcile(base), want: s.wantBase(t), service: &base},
-		{name: "slow update", slow: slowly, prepare: []task{reconcile(base)}, act: reconcile(updated), want: s.wantUpdated(t), service: &updated},
-		{name: "slow delete", slow: slowly, prepare: []task{reconcile(base)}, act: remove(base), want: s.wantNothing(t)},
+	base, updated, moved := s.Service(0), s.updated(), s.edited(s.NodeChange)
+	there := []task{reconcile(base)}
+	create := scenario{act: reconcile(base), want: s.wantBase(t), service: &base}
+	update := scenario{prepare: there, act: reconcile(updated), want: s.wantUpdated(t), service: &updated}
+	move := scenario{prepare: there, act: reconcile(moved), want: s.want(t, "moved "+moved.Name, moved), service: &moved}
+	deletion := scenario{prepare: there, act: remove(base), want: s.wantNothing(t)}
+	oneOfTwo := scenario{prepare: append(there, reconcile(s.Service(1))), act: remove(base), want: s.want(t, "second alone", s.Service(1))}
+	var all []scenario
+	add := func(sc scenario, name string, slow, trust time.Duration) {
+		sc.name, sc.slow, sc.trust = name, slow, trust
+		all = append(all, sc)
 	}
-}
-
-var (
-	// allKinds are the faults that any call may meet.
-	allKinds = []FaultKind{ErrorBefore, Lost, Throttle, Timeout, Gone, Denied}
-	// unsure are those after which the controller does not know what it did.
-	unsure = []FaultKind{Lost, Gone}
-)
-
-// faults runs each scenario once to learn its calls, and then once for each call
-// and each kind of fault at it. Those in which operations take time, and each
-// update alone, which is often made in place where all together replace
-// everything, are put through the kinds that leave the controller unsure.
-func (s *suite) faults(t T) {
-	for _, sc := range s.scenarios(t) {
-		kinds := allKinds
-		if sc.slow > 0 {
-			kinds = unsure
-		}
-		t.Run(sc.name, func(t T) { s.faultAtEveryCall(t, sc, kinds) })
-	}
-	base := s.Service(0)
+	add(create, "create", 0, 0)
+	add(update, "update", 0, 0)
+	add(move, "node change", 0, 0)
+	add(deletion, "delete", 0, 0)
+	add(oneOfTwo, "delete one of two", 0, 0)
+	add(create, "slow create", slowly, 0)
+	add(update, "slow update", slowly, 0)
+	add(deletion, "slow delete", slowly, 0)
+	add(update, "update from memory", 0, trusting)
+	add(move, "node change from memory", 0, trusting)
+	add(deletion, "delete from memory", 0, trusting)
+	add(oneOfTwo, "delete one of two from memory", 0, trusting)
 	for _, u := range s.Updates {
 		after := s.edited(u.Edit)
-		sc := scenario{prepare: []task{reconcile(base)}, act: reconcile(after), want: s.want(t, "update "+u.Name, after), service: &after}
-		t.Run("update of "+u.Name, func(t T) { s.faultAtEveryCall(t, sc, unsure) })
+		add(scenario{prepare: there, act: reconcile(after), want: s.want(t, "update "+u.Name, after), service: &after}, "update of "+u.Name, 0, 0)
 	}
+	return all
 }
 
-func (s *suite) faultAtEveryCall(t T, sc scenario, kinds []FaultKind) {
+// faultKinds are the faults that any call may meet.
+var faultKinds = []FaultKind{ErrorBefore, Lost, Throttle, Timeout, Gone, Denied}
+
+// faults runs each scenario once to learn its calls, and then once for each call
+// and each kind of fault at it.
+func (s *suite) faults(t T) {
+	var parts []part
+	for _, sc := range s.scenarios(t) {
+		parts = append(parts, part{sc.name, func(t T) { s.faultAtEveryCall(t, sc) }})
+	}
+	s.each(t, parts)
+}
+
+func (s *suite) faultAtEveryCall(t T, sc scenario) {
 	all, runs, hits := s.moments(t, sc), 0, 0
-	for _, kind := range kinds {
+	for _, kind := range faultKinds {
 		t.Run(string(kind), func(t T) {
 			s.count(func() { s.cases++ })
 			for _, at := range all {
 				for _, times := range s.repetitions(kind) {
-					hits += s.faulted(t, sc, at, Fault{Kind: kind, Times: times, Hint: 20 * time.Second})
+					s.faulted(t, sc, at, Fault{Kind: kind, Times: times, Hint: 20 * time.Second})
 					runs++
+					hits += times
 				}
 			}
 		})
@@ -128,10 +157,10 @@ func (s *suite) faultAtEveryCall(t T, sc scenario, kinds []FaultKind) {
 // repetitions are how often in a row a fault comes: as often as the provider
 // itself tries, for otherwise nobody but the provider would notice; a lost
 // answer also once, because the provider's own second try meets what the first
-// one did.
+// one did. What is denied is not tried again.
 func (s *suite) repetitions(kind FaultKind) []int {
 	switch {
-	case kind == Gone || s.Attempts <= 1:
+	case kind == Gone || kind == Denied || s.Attempts <= 1:
 		return []int{1}
 	case kind == Lost:
 		return []int{1, s.Attempts}
@@ -140,23 +169,18 @@ func (s *suite) repetitions(kind FaultKind) []int {
 	}
 }
 
-// faulted runs sc with the fault f at a moment and expects the clean result. It returns how
-// many calls the fault hit.
-func (s *suite) faulted(t T, sc scenario, at moment, f Fault) int {
+// faulted runs sc with the fault f at a moment and expects the clean result.
+func (s *suite) faulted(t T, sc scenario, at moment, f Fault) {
 	t.Helper()
-	hits := 0
-	s.account(t, Conditions{Slow: sc.slow}, func(c *controller) {
+	s.account(t, sc.conditions(), func(c *controller) {
 		sc.ready(c)
-		c.account.Inject(at.on(f))
-		c.settle(sc.act)
-		hits = c.account.Hits()
-		c.account.Inject(Fault{})
-		c.expect(fmt.Sprintf("after %q at %s, %d times", f.Kind, at, max(f.Times, 1)), sc.want)
+		s.strike(c, at, f, func() { c.settle(sc.act) })
+		c.expect(fmt.Sprintf("after %q at %s %d times", f.Kind, at, max(f.Times, 1)), sc.want)
 		if sc.service != nil {
+			c.forget()
 			c.expectRest(*sc.service)
 		}
 	})
-	return hits
 }
 
 // crashThenDelete lets the controller die at each call of a creation, and the
@@ -167,11 +191,7 @@ func (s *suite) crashThenDelete(t T) {
 	s.count(func() { s.cases++ })
 	for _, at := range s.moments(t, create) {
 		s.account(t, Conditions{}, func(c *controller) {
-			c.account.Inject(at.on(Fault{Kind: Gone}))
-			_, _ = c.attempt(create.act)
-			if !c.instance.Dead() {
-				return
-			}
+			s.strike(c, at, Fault{Kind: Gone}, func() { _, _ = c.attempt(create.act) })
 			c.restart()
 			c.settle(remove(s.Service(0)))
 			c.expect(fmt.Sprintf("after a crash at %s and a deletion", at), nothing)
@@ -188,7 +208,7 @@ const leaseTime = 15 * time.Second
 // the user asked for last.
 func (s *suite) leaders(t T) {
 	base, updated := s.Service(0), s.updated()
-	for _, rivalry := range []struct {
+	rivalries := []struct {
 		name     string
 		old      scenario
 		new      task
@@ -197,9 +217,10 @@ func (s *suite) leaders(t T) {
 	}{
 		{"create against update", scenario{act: reconcile(base), want: s.wantBase(t)}, reconcile(updated), s.wantUpdated(t), &updated},
 		{"create against delete", scenario{act: reconcile(base), want: s.wantBase(t)}, remove(base), s.wantNothing(t), nil},
-		{"update against going back", scenario{prepare: []task{reconcile(base)}, act: reconcile(updated), want: s.wantUpdated(t)},
+		{"update against going back", scenario{prepare: []task{reconcile(base)}, fresh: true, act: reconcile(updated), want: s.wantUpdated(t)},
 			reconcile(base), s.wantBase(t), &base},
-	} {
+	}
+	for _, rivalry := range rivalries {
 		t.Run(rivalry.name, func(t T) {
 			s.count(func() { s.cases++ })
 			for _, at := range s.moments(t, rivalry.old) {
@@ -207,15 +228,16 @@ func (s *suite) leaders(t T) {
 					rivalry.old.ready(c)
 					old := newController(c.T, c.account, ourCluster)
 					defer old.stop()
-					c.account.Inject(at.on(Fault{Kind: Pause, For: attemptTime - 10*time.Second}))
-					ended := make(chan struct{})
-					go func() {
-						defer close(ended)
-						_, _ = old.attempt(rivalry.old.act)
-					}()
-					time.Sleep(leaseTime)
-					c.settle(rivalry.new)
-					<-ended
+					s.strike(c, at, Fault{Kind: Pause, For: attemptTime - 10*time.Second}, func() {
+						ended := make(chan struct{})
+						go func() {
+							defer close(ended)
+							_, _ = old.attempt(rivalry.old.act)
+						}()
+						time.Sleep(leaseTime)
+						c.settle(rivalry.new)
+						<-ended
+					})
 					old.stop()
 					c.settle(rivalry.new)
 					c.expect(fmt.Sprintf("after the old leader slept over %s", at), rivalry.want)

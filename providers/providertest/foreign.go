@@ -67,15 +67,14 @@ func (s *suite) meanwhile(t T) {
 			for _, at := range s.moments(t, sc) {
 				s.account(t, Conditions{}, func(c *controller) {
 					sc.ready(c)
-					planted := map[string][]string{}
-					c.account.Inject(at.on(Fault{Kind: Meanwhile, Do: func() {
+					var planted []string
+					s.strike(c, at, Fault{Kind: Meanwhile, Do: func() {
 						before := c.account.Raw()
 						if stranger.Plant(c.account, base) == nil {
-							planted["all"] = without(c.account.Raw(), before)
+							planted = without(c.account.Raw(), before)
 						}
-					}}))
-					act(c)
-					if gone := without(planted["all"], c.account.Raw()); len(gone) > 0 {
+					}}, func() { act(c) })
+					if gone := without(planted, c.account.Raw()); len(gone) > 0 {
 						c.Fatalf("it came before %s and was changed:\n%s", at, difference(gone, nil))
 					}
 				})
@@ -92,6 +91,39 @@ func (s *suite) meanwhile(t T) {
 			come(t, usurper, sc, func(c *controller) {
 				for range 3 {
 					_, _ = c.attempt(sc.act)
+				}
+			})
+		}
+	}
+}
+
+// takenOver marks something of a Service as somebody else's, after a controller
+// saw it as the Service's own and while it believes its memory. Neither an update
+// nor a deletion may touch it then.
+func (s *suite) takenOver(t T) {
+	service := s.Service(0)
+	for _, takeover := range s.Takeovers {
+		for _, act := range []struct {
+			name string
+			do   task
+		}{{"changed", reconcile(s.updated())}, {"deleted", remove(service)}} {
+			s.part(t, takeover.Name+" is not "+act.name, Conditions{}, func(c *controller) {
+				c.trust = trusting
+				c.restart()
+				c.settle(reconcile(service))
+				before := c.account.Raw()
+				if err := takeover.Do(c.account, service); err != nil {
+					c.Fatalf("cannot take it over: %v", err)
+				}
+				taken := without(c.account.Raw(), before)
+				if len(taken) == 0 {
+					c.Fatalf("nothing was taken over")
+				}
+				for range 3 {
+					_, _ = c.attempt(act.do)
+				}
+				if gone := without(taken, c.account.Raw()); len(gone) > 0 {
+					c.Errorf("what is somebody else's by now was %s:\n%s", act.name, difference(gone, nil))
 				}
 			})
 		}

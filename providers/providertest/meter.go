@@ -1,8 +1,10 @@
 package providertest
 
 import (
-	"maps"
+	"hash/crc32"
+	"slices"
 	"sync"
+	"time"
 )
 
 // Meter counts an account's calls and says which of them shall fail. It
@@ -11,8 +13,17 @@ type Meter struct {
 	mu    sync.Mutex
 	calls Calls
 	fault Fault
-	since int // calls since the fault was injected that it may hit
-	hits  int
+	from  int   // how many calls there were when the fault was injected
+	since int   // calls since then that it may hit
+	hits  []int // calls since then that it did hit
+}
+
+// Arrive lets a call take a moment to arrive in virtual time: each its own, by
+// what it says. So calls made at the same time arrive one after the other, in the
+// same order in each run, and a fault meets the same call in each run. It comes
+// before Count.
+func Arrive(call string) {
+	time.Sleep(time.Duration(crc32.ChecksumIEEE([]byte(call))) % time.Millisecond)
 }
 
 // Count counts a call of an operation, before it has an effect, and returns the
@@ -20,14 +31,10 @@ type Meter struct {
 func (m *Meter) Count(operation string, write bool) Fault {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.calls.All++
+	m.calls.Operations = append(m.calls.Operations, operation)
 	if write {
 		m.calls.Writes++
 	}
-	if m.calls.Of == nil {
-		m.calls.Of = map[string]int{}
-	}
-	m.calls.Of[operation]++
 	if m.fault.Kind == "" || m.fault.Operation != "" && m.fault.Operation != operation {
 		return Fault{}
 	}
@@ -36,7 +43,7 @@ func (m *Meter) Count(operation string, write bool) Fault {
 	if m.since < m.fault.At || m.fault.Times >= 0 && m.since > last {
 		return Fault{}
 	}
-	m.hits++
+	m.hits = append(m.hits, m.calls.All()-m.from)
 	return m.fault
 }
 
@@ -44,24 +51,22 @@ func (m *Meter) Count(operation string, write bool) Fault {
 func (m *Meter) Calls() Calls {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := m.calls
-	now.Of = maps.Clone(now.Of)
-	return now
+	return Calls{Writes: m.calls.Writes, Operations: slices.Clip(m.calls.Operations)}
 }
 
 // Inject implements Account.
 func (m *Meter) Inject(f Fault) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.fault, m.since = f, 0
+	m.fault, m.from, m.since = f, m.calls.All(), 0
 	if f.Kind != "" {
-		m.hits = 0
+		m.hits = nil
 	}
 }
 
 // Hits implements Account.
-func (m *Meter) Hits() int {
+func (m *Meter) Hits() []int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.hits
+	return slices.Clone(m.hits)
 }

@@ -1,6 +1,7 @@
 package providertest
 
 import (
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -16,34 +17,30 @@ func Run(t *testing.T, c Cloud) { RunOn(testingT{t}, c) }
 // RunOn is Run on any T.
 func RunOn(t T, c Cloud) {
 	started := time.Now()
-	s := &suite{Cloud: c, clean: map[string][]string{}}
-	for _, part := range []struct {
-		name string
-		run  func(*suite, T)
-	}{
-		{"converge from nothing", (*suite).converge},
-		{"second run writes nothing", (*suite).rest},
-		{"invalid input changes nothing", (*suite).invalid},
-		{"preview changes nothing", (*suite).preview},
-		{"update of every field", (*suite).updates},
-		{"delete leaves nothing", (*suite).deletion},
-		{"foreign things stay untouched", (*suite).strangers},
-		{"strangers come meanwhile", (*suite).meanwhile},
-		{"same name, another cluster", (*suite).otherCluster},
-		{"drift is repaired", (*suite).drift},
-		{"pagination", (*suite).pagination},
-		{"throttling", (*suite).throttling},
-		{"denied is not gone", (*suite).denied},
-		{"eventual consistency", (*suite).lag},
-		{"long operations", (*suite).slow},
-		{"two Services at once", (*suite).two},
-		{"many Services at once", (*suite).many},
-		{"crash, then delete", (*suite).crashThenDelete},
-		{"a fault at every call", (*suite).faults},
-		{"an old leader wakes late", (*suite).leaders},
-	} {
-		t.Run(part.name, func(t T) { part.run(s, t) })
-	}
+	s := &suite{Cloud: c, clean: map[string][]string{}, slots: make(chan struct{}, runtime.GOMAXPROCS(0))}
+	s.each(t, []part{
+		{"a fault at every call", s.faults}, // first, as it takes longest
+		{"converge from nothing", s.converge},
+		{"second run writes nothing", s.rest},
+		{"invalid input changes nothing", s.invalid},
+		{"preview changes nothing", s.preview},
+		{"update of every field", s.updates},
+		{"delete leaves nothing", s.deletion},
+		{"foreign things stay untouched", s.strangers},
+		{"strangers come meanwhile", s.meanwhile},
+		{"what others took over stays untouched", s.takenOver},
+		{"same name, another cluster", s.otherCluster},
+		{"drift is repaired", s.drift},
+		{"pagination", s.pagination},
+		{"throttling", s.throttling},
+		{"denied is not gone", s.denied},
+		{"eventual consistency", s.lag},
+		{"long operations", s.slow},
+		{"two Services at once", s.two},
+		{"many Services at once", s.many},
+		{"crash, then delete", s.crashThenDelete},
+		{"an old leader wakes late", s.leaders},
+	})
 	t.Logf("%d cases, %d accounts, %d calls, %d faults that hit, %s", s.cases, s.accounts, s.calls, s.hits, time.Since(started).Round(10*time.Millisecond))
 }
 
@@ -51,14 +48,37 @@ func RunOn(t T, c Cloud) {
 type suite struct {
 	Cloud
 
+	slots chan struct{} // taken by each account that is open
+
 	mu       sync.Mutex // guards the counts
 	cases    int        // named parts that opened an account
 	accounts int
 	calls    int
 	hits     int
 
+	cleaning sync.Mutex // guards clean
 	// clean are the snapshots undisturbed runs left behind, by name.
 	clean map[string][]string
+}
+
+// part is a named part of the suite.
+type part struct {
+	name string
+	run  func(T)
+}
+
+// each runs parts, beside each other where time is virtual, and returns when all
+// have ended.
+func (s *suite) each(t T, parts []part) {
+	var all sync.WaitGroup
+	for _, p := range parts {
+		if s.RealTime {
+			t.Run(p.name, p.run)
+			continue
+		}
+		all.Go(func() { t.Run(p.name, p.run) })
+	}
+	all.Wait()
 }
 
 // part runs f as a named part with an account of its own.
@@ -76,6 +96,8 @@ func (s *suite) on(t T, conditions Conditions, f func(*controller)) {
 // account is on without counting a case.
 func (s *suite) account(t T, conditions Conditions, f func(*controller)) {
 	t.Helper()
+	s.slots <- struct{}{}
+	defer func() { <-s.slots }()
 	t.Simulate(func(t T) {
 		a := s.Open(t, conditions)
 		defer a.Close()
@@ -83,8 +105,8 @@ func (s *suite) account(t T, conditions Conditions, f func(*controller)) {
 		defer func() { c.stop() }()
 		defer s.count(func() {
 			s.accounts++
-			s.calls += a.Calls().All
-			s.hits += a.Hits()
+			s.calls += a.Calls().All()
+			s.hits += len(a.Hits())
 		})
 		f(c)
 	})
@@ -118,6 +140,8 @@ func (s *suite) updated() lb.Service {
 // Services are made one after the other. The name stands for the Services.
 func (s *suite) want(t T, name string, services ...lb.Service) []string {
 	t.Helper()
+	s.cleaning.Lock()
+	defer s.cleaning.Unlock()
 	if _, done := s.clean[name]; !done {
 		s.account(t, Conditions{}, func(c *controller) {
 			for _, service := range services {

@@ -14,11 +14,12 @@ type T interface {
 	// Fatalf reports a failure and ends the function that Run or Simulate was
 	// given. Only the goroutine that runs it may call it.
 	Fatalf(format string, args ...any)
-	// Run runs f as a named part.
+	// Run runs f as a named part. It may be called from several goroutines at once
+	// where time is virtual.
 	Run(name string, f func(T))
 	// Simulate runs f in virtual time and returns when all its goroutines have
-	// ended. If it failed, the caller ends as well. It does not nest, and f
-	// does not call Run.
+	// ended. If it failed, the caller ends as well. It does not nest, f does not
+	// call Run, and several may run at once.
 	Simulate(f func(T))
 }
 

@@ -29,9 +29,10 @@ var (
 	errDead  = errors.New("the controller is gone")
 )
 
-// call makes one call of the operation of that name.
-func call[R any](ctx context.Context, c *client, name string, write bool, operation func() (R, error)) (R, error) {
+// call makes one call of the operation of that name on a subject.
+func call[R any](ctx context.Context, c *client, name, subject string, write bool, operation func() (R, error)) (R, error) {
 	var none R
+	pt.Arrive(name + " " + subject)
 	if c.dead.Load() {
 		return none, errDead
 	}
@@ -97,7 +98,7 @@ func (c *client) listPools(ctx context.Context) ([]pool, error) {
 	}
 	var all []pool
 	for after := ""; ; {
-		p, err := call(ctx, c, "listPools", false, func() (page, error) {
+		p, err := call(ctx, c, "listPools", after, false, func() (page, error) {
 			pools, next, err := c.cloud.listPools(after)
 			return page{pools, next}, err
 		})
@@ -112,32 +113,32 @@ func (c *client) listPools(ctx context.Context) ([]pool, error) {
 }
 
 func (c *client) getPool(ctx context.Context, name string) (pool, error) {
-	return call(ctx, c, "getPool", false, func() (pool, error) { return c.cloud.getPool(name) })
+	return call(ctx, c, "getPool", name, false, func() (pool, error) { return c.cloud.getPool(name) })
 }
 
 func (c *client) createPool(ctx context.Context, p pool) (pool, error) {
-	return call(ctx, c, "createPool", true, func() (pool, error) { return c.cloud.createPool(p) })
+	return call(ctx, c, "createPool", p.Name, true, func() (pool, error) { return c.cloud.createPool(p) })
 }
 
 func (c *client) updatePool(ctx context.Context, p pool) (pool, error) {
-	return call(ctx, c, "updatePool", true, func() (pool, error) { return c.cloud.updatePool(p) })
+	return call(ctx, c, "updatePool", p.Name, true, func() (pool, error) { return c.cloud.updatePool(p) })
 }
 
 func (c *client) deletePool(ctx context.Context, name, id string) error {
-	_, err := call(ctx, c, "deletePool", true, func() (struct{}, error) { return struct{}{}, c.cloud.deletePool(name, id) })
+	_, err := call(ctx, c, "deletePool", name, true, func() (struct{}, error) { return struct{}{}, c.cloud.deletePool(name, id) })
 	return err
 }
 
 func (c *client) getDocument(ctx context.Context, name string) (*document, error) {
-	return call(ctx, c, "getDocument", false, func() (*document, error) { return c.cloud.getDocument(name) })
+	return call(ctx, c, "getDocument", name, false, func() (*document, error) { return c.cloud.getDocument(name) })
 }
 
 func (c *client) putDocument(ctx context.Context, version string, d *document) (*document, error) {
-	return call(ctx, c, "putDocument", true, func() (*document, error) { return c.cloud.putDocument(version, d) })
+	return call(ctx, c, "putDocument", d.Name, true, func() (*document, error) { return c.cloud.putDocument(version, d) })
 }
 
 func (c *client) deleteDocument(ctx context.Context, name, version string) error {
-	_, err := call(ctx, c, "deleteDocument", true, func() (struct{}, error) { return struct{}{}, c.cloud.deleteDocument(name, version) })
+	_, err := call(ctx, c, "deleteDocument", name, true, func() (struct{}, error) { return struct{}{}, c.cloud.deleteDocument(name, version) })
 	return err
 }
 

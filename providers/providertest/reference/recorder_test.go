@@ -65,12 +65,11 @@ func (r recorder) Run(name string, f func(pt.T)) {
 }
 
 func (r recorder) Simulate(f func(pt.T)) {
+	synctest.Test(r.host, func(*testing.T) { guard(func() { f(r) }) })
 	r.log.mu.Lock()
-	before := len(r.log.names)
+	failed := slices.Contains(r.log.names, r.name)
 	r.log.mu.Unlock()
-	whole := false
-	synctest.Test(r.host, func(*testing.T) { whole = guard(func() { f(r) }) })
-	if !whole || len(r.log.names) > before {
+	if failed {
 		panic(stopped{})
 	}
 }
