@@ -46,6 +46,7 @@ type Account struct {
 	administrators []string
 
 	mu            sync.Mutex
+	revoked       map[string]bool // access keys
 	ids           *fake.IDs
 	agenda        *fake.Agenda
 	vpc           *vpc
@@ -151,6 +152,22 @@ func (a *Account) Violations() []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return slices.Clone(a.violations)
+}
+
+// Revoke makes an access key unknown, as an operator deletes one in IAM.
+func (a *Account) Revoke(accessKey string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.revoked == nil {
+		a.revoked = map[string]bool{}
+	}
+	a.revoked[accessKey] = true
+}
+
+func (a *Account) isRevoked(accessKey string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.revoked[accessKey]
 }
 
 func (a *Account) violation(err error) error {

@@ -86,6 +86,9 @@ func (a *Account) admit(s *service, form url.Values, authorization string) (call
 	if err != nil {
 		return call{}, a.violation(err)
 	}
+	if a.isRevoked(by.accessKey) {
+		return call{}, s.unknownKey()
+	}
 	if by.region != a.region || by.service != s.name {
 		return call{}, a.violation(failStatus(http.StatusForbidden, "SignatureDoesNotMatch",
 			"credential is scoped to %s/%s, this is %s/%s", by.region, by.service, a.region, s.name))

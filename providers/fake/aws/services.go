@@ -167,6 +167,15 @@ func (s *service) unauthenticated(why string) error {
 	return failStatus(http.StatusForbidden, "MissingAuthenticationToken", "%s", why)
 }
 
+// unknownKey words that an access key does not exist, or not any more, as the
+// service does.
+func (s *service) unknownKey() error {
+	if s.protocol == ec2Query {
+		return failStatus(http.StatusUnauthorized, "AuthFailure", "AWS was not able to validate the provided access credentials")
+	}
+	return failStatus(http.StatusForbidden, "InvalidClientTokenId", "The security token included in the request is invalid.")
+}
+
 // badParameter words an error of decodeForm as the service does.
 func (s *service) badParameter(err error) error {
 	if missing, ok := errors.AsType[missingParameter](err); ok {
