@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -95,7 +96,8 @@ func newClients(ctx context.Context, region string, opts []func(*config.LoadOpti
 	if region != "" {
 		base = append(base, config.WithRegion(region))
 	}
-	cfg, err := config.LoadDefaultConfig(ctx, append(base, opts...)...)
+	load := func(ctx context.Context) (aws.Config, error) { return config.LoadDefaultConfig(ctx, slices.Concat(base, opts)...) }
+	cfg, err := load(ctx)
 	if err != nil {
 		return nil, &lb.Error{Kind: lb.Invalid, Op: "load the AWS SDK's configuration", Err: err}
 	}
@@ -109,6 +111,12 @@ func newClients(ctx context.Context, region string, opts []func(*config.LoadOpti
 		cfg.Region = out.Region
 	}
 	cfg.HTTPClient = wholeRequests{cfg.HTTPClient}
+	chain := &keychain{current: cfg.Credentials, load: func(ctx context.Context) (aws.CredentialsProvider, error) {
+		again, err := load(ctx)
+		return again.Credentials, err
+	}}
+	cfg.Credentials = chain
+	cfg.APIOptions = append(slices.Clone(cfg.APIOptions), eachAttempt("FairwayRotate", chain.rotate))
 	return &clients{ec2: ec2.NewFromConfig(cfg), elb: elb.NewFromConfig(cfg), imds: metadata, region: cfg.Region}, nil
 }
 
