@@ -13,6 +13,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 
 	"github.com/fairway-lb/fairway/providers/lb"
@@ -35,16 +36,24 @@ type Config struct {
 	Status func(status lb.Status, ports []v1.ServicePort) v1.LoadBalancerStatus
 	// Options are the engine's.
 	Options plan.Options
+	// Recorder takes events about Nodes; nil for none.
+	Recorder record.EventRecorder
 }
 
 // Cloud implements the framework's Interface. Use New.
 type Cloud struct {
 	config Config
 
-	client kubernetes.Interface // set by Initialize, before anything is asked
-	turns  turns                // one call per Service at a time
-	opened turns                // one opening at a time
-	engine atomic.Pointer[plan.Engine]
+	client  kubernetes.Interface // set by Initialize, before anything is asked
+	turns   turns                // one call per Service at a time
+	opening turns                // one opening at a time
+	opened  atomic.Pointer[session]
+}
+
+// session is an open cloud.
+type session struct {
+	provider lb.Provider
+	engine   *plan.Engine
 }
 
 // New returns a cloud that is not open yet; it opens at the first use after
@@ -55,6 +64,7 @@ func New(c Config) *Cloud { return &Cloud{config: c} }
 var (
 	_ cloudprovider.Interface    = (*Cloud)(nil)
 	_ cloudprovider.LoadBalancer = balancers{}
+	_ cloudprovider.InstancesV2  = instances{}
 )
 
 // Initialize implements cloudprovider.Interface.
@@ -62,20 +72,29 @@ func (c *Cloud) Initialize(clients cloudprovider.ControllerClientBuilder, _ <-ch
 	c.client = clients.ClientOrDie("cloud-provider")
 }
 
-// open returns the one engine of this process; the first call that succeeds
+// open returns the engine of the session.
+func (c *Cloud) open(ctx context.Context) (*plan.Engine, error) {
+	s, err := c.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.engine, nil
+}
+
+// session returns the one of this process; the first call that succeeds
 // makes it. It needs the cluster's identity, and for that the API server. Its
 // errors ask to be tried again: what is wrong lies outside any Service.
-func (c *Cloud) open(ctx context.Context) (*plan.Engine, error) {
-	if engine := c.engine.Load(); engine != nil {
-		return engine, nil
+func (c *Cloud) session(ctx context.Context) (*session, error) {
+	if s := c.opened.Load(); s != nil {
+		return s, nil
 	}
-	done, err := c.opened.take(ctx, lb.ServiceRef{})
+	done, err := c.opening.take(ctx, lb.ServiceRef{})
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	if engine := c.engine.Load(); engine != nil {
-		return engine, nil
+	if s := c.opened.Load(); s != nil {
+		return s, nil
 	}
 	if c.client == nil {
 		return nil, &lb.Error{Kind: lb.Unavailable, Op: "open the cloud", Message: "it is not initialised"}
@@ -90,9 +109,9 @@ func (c *Cloud) open(ctx context.Context) (*plan.Engine, error) {
 		const again = 30 * time.Second
 		return nil, &lb.Error{Kind: lb.KindOf(err), Op: "open the cloud", Err: err, RetryAfter: cmp.Or(lb.RetryAfterOf(err), again)}
 	}
-	engine := plan.NewEngine(provider, c.config.Options)
-	c.engine.Store(engine)
-	return engine, nil
+	s := &session{provider, plan.NewEngine(provider, c.config.Options)}
+	c.opened.Store(s)
+	return s, nil
 }
 
 // Reconcile is plan.Engine's, on an engine that is opened when first needed.
@@ -122,6 +141,15 @@ func (c *Cloud) Want(ctx context.Context, s lb.Service) (string, error) {
 		return "", err
 	}
 	return engine.Want(ctx, s)
+}
+
+// Sweep is plan.Engine's.
+func (c *Cloud) Sweep(ctx context.Context) (plan.Sweep, error) {
+	engine, err := c.open(ctx)
+	if err != nil {
+		return plan.Sweep{}, err
+	}
+	return engine.Sweep(ctx)
 }
 
 // Preview is plan.Engine's; see Reconcile.
@@ -159,8 +187,10 @@ func (c *Cloud) LoadBalancer() (cloudprovider.LoadBalancer, bool) { return balan
 // Instances implements cloudprovider.Interface: superseded by InstancesV2.
 func (c *Cloud) Instances() (cloudprovider.Instances, bool) { return nil, false }
 
-// InstancesV2 implements cloudprovider.Interface: there is none yet.
-func (c *Cloud) InstancesV2() (cloudprovider.InstancesV2, bool) { return nil, false }
+// InstancesV2 implements cloudprovider.Interface. Where the provider is no
+// lb.Instances, its methods say so when they are called: what the provider can is
+// not known before it is open.
+func (c *Cloud) InstancesV2() (cloudprovider.InstancesV2, bool) { return instances{c}, true }
 
 // Zones implements cloudprovider.Interface: deprecated.
 func (c *Cloud) Zones() (cloudprovider.Zones, bool) { return nil, false }
