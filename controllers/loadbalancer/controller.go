@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -32,6 +33,8 @@ type Engine interface {
 	// Confirm reports whether s, verified before with the given hash, can be
 	// believed to be so still, at the price of one survey for all Services.
 	Confirm(ctx context.Context, s lb.Service, hash string) (bool, error)
+	// Sweep compares all that was brought about with one survey of the cloud.
+	Sweep(ctx context.Context) (plan.Sweep, error)
 }
 
 // Options are what a Controller works with. Client, Services, Nodes, Recorder
@@ -60,6 +63,15 @@ type Options struct {
 	// VerifyEvery is about how often a Service is compared with the cloud when
 	// nothing calls for it, to find what others have changed; 0 means hourly.
 	VerifyEvery time.Duration
+	// SweepEvery is about how often all Services are compared with the cloud by a
+	// few list calls; 0 means every 10 minutes, less than 0 never.
+	SweepEvery time.Duration
+	// DeleteOrphans deletes what Services that are no more have left in the cloud,
+	// some time after it was reported.
+	DeleteOrphans bool
+	// About is the object that events about the cluster as a whole are put on;
+	// nil means that there are none.
+	About *v1.ObjectReference
 	// DryRun logs plans and changes nothing, neither the cloud nor Services.
 	DryRun bool
 }
@@ -76,6 +88,11 @@ type Controller struct {
 	memories map[string]*memory
 	busy     map[string]time.Time // Services in work, since when
 	targeted map[string]bool      // Services with a node to send traffic to
+	suspects map[string]bool      // Services that a sweep has found to differ
+	begun    int                  // how often work has begun
+	idle     stall                // whether it still does
+
+	paused atomic.Bool
 }
 
 // New registers with the informers. Run does the work.
@@ -83,6 +100,7 @@ func New(o Options) (*Controller, error) {
 	o.Workers = cmp.Or(o.Workers, 10)
 	o.SyncTimeout = cmp.Or(o.SyncTimeout, 2*time.Minute)
 	o.VerifyEvery = cmp.Or(o.VerifyEvery, time.Hour)
+	o.SweepEvery = cmp.Or(o.SweepEvery, 10*time.Minute)
 	o.Grace = cmp.Or(o.Grace, 20*time.Second)
 	c := &Controller{
 		Options:  o,
@@ -90,6 +108,7 @@ func New(o Options) (*Controller, error) {
 		memories: map[string]*memory{},
 		busy:     map[string]time.Time{},
 		targeted: map[string]bool{},
+		suspects: map[string]bool{},
 	}
 	var err error
 	if c.tracker, err = nodes.NewTracker(o.Nodes, o.NodeFilter, c.onNodes); err != nil {
@@ -117,7 +136,7 @@ func (c *Controller) Name() string { return "service-lb-controller" }
 func (c *Controller) Run(ctx context.Context) {
 	log := klog.FromContext(ctx).WithName(c.Name())
 	ctx = klog.NewContext(ctx, log)
-	registerMetrics()
+	c.registerMetrics()
 	defer c.queue.ShutDown()
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -132,6 +151,7 @@ func (c *Controller) Run(ctx context.Context) {
 	for range c.Workers {
 		workers.Go(func() { c.work(ctx, work) })
 	}
+	workers.Go(func() { c.sweeps(ctx, work) })
 	<-ctx.Done()
 	c.queue.ShutDown()
 	overdue := time.AfterFunc(c.Grace, cancel)
@@ -198,6 +218,7 @@ func (c *Controller) begin(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy[key] = time.Now()
+	c.begun++
 }
 
 func (c *Controller) end(key string) {

@@ -6,6 +6,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const (
@@ -45,7 +46,7 @@ func (c *Controller) dutyTo(svc *v1.Service, worked bool) duty {
 	switch {
 	case !wanted && !held:
 		return leave
-	case paused(svc):
+	case Paused(svc.Annotations):
 		return pause
 	case !mine && (len(svc.Status.LoadBalancer.Ingress) > 0 || !wanted && mark != nil):
 		return yield
@@ -87,15 +88,21 @@ func (c *Controller) finalizer() string {
 	return ClassFinalizer
 }
 
-// paused reads the pause annotation. A value that is neither true nor false
-// pauses: that changes nothing.
-func paused(svc *v1.Service) bool {
-	value, ok := svc.Annotations[PauseAnnotation]
+// Paused reads the pause annotation among those of an object. A value that is
+// neither true nor false pauses: that changes nothing.
+func Paused(annotations map[string]string) bool {
+	value, ok := annotations[PauseAnnotation]
 	if !ok {
 		return false
 	}
 	yes, err := strconv.ParseBool(value)
 	return err != nil || yes
+}
+
+// isServing reports whether svc was ready when last anything was known of it.
+func isServing(svc *v1.Service) bool {
+	c := readyCondition(svc)
+	return c != nil && c.Status != metav1.ConditionFalse
 }
 
 func isReady(svc *v1.Service) bool {

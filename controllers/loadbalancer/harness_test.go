@@ -28,8 +28,9 @@ type world struct {
 	cloud  *memoryCloud
 	events *eventLog
 	// options are those the next controller starts with.
-	options Options
-	stop    func()
+	options    Options
+	controller *Controller // the running one
+	stop       func()
 }
 
 // in runs a test with a started controller and two nodes.
@@ -60,6 +61,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.controller = c
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { c.Run(ctx) })
@@ -219,7 +221,14 @@ func (l *eventLog) Event(o runtime.Object, kind, reason, message string) {
 func (l *eventLog) Eventf(o runtime.Object, _, reason, format string, args ...any) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.list = append(l.list, o.(*v1.Service).Name+" "+reason+": "+fmt.Sprintf(format, args...))
+	name := ""
+	switch o := o.(type) {
+	case *v1.Service:
+		name = o.Name
+	case *v1.ObjectReference:
+		name = o.Kind
+	}
+	l.list = append(l.list, name+" "+reason+": "+fmt.Sprintf(format, args...))
 }
 
 func (l *eventLog) AnnotatedEventf(o runtime.Object, _ map[string]string, kind, reason, format string, args ...any) {

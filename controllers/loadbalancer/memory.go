@@ -10,6 +10,7 @@ import (
 
 	"github.com/fairway-lb/fairway/controllers/nodes"
 	"github.com/fairway-lb/fairway/providers/lb"
+	"github.com/fairway-lb/fairway/providers/plan"
 )
 
 // memory is what the controller remembers of one Service, so that looking at it
@@ -35,11 +36,17 @@ type memory struct {
 	unwritten int // writes to the Service that failed, in a row
 
 	outcome []edit  // what the last attempt left to be seen on the Service
+	served  []edit  // the same of the last success, nil once that is known to hold no more
+	partial bool    // what was attempted since may have been done in part
 	trouble verdict // what was last reported as wrong, zero when all is well
 
 	announced bool // an event said that work on it has begun
 	noted     map[lb.Notice]bool
 	pauseSeen bool
+
+	downSince   time.Time    // when the cloud began to fail, zero when it does not
+	wantedSince time.Time    // when a Service without addresses was noticed
+	drift       []plan.Drift // what others changed, until it is repaired
 }
 
 // memoryOf returns the memory of a key, an empty one for a new key.
@@ -59,6 +66,7 @@ func (c *Controller) forget(key string) {
 	defer c.mu.Unlock()
 	delete(c.memories, key)
 	delete(c.targeted, key)
+	delete(c.suspects, key)
 }
 
 // newest returns svc, or the later state of it that our last write returned.
@@ -109,7 +117,21 @@ func (m *memory) again() {
 // Services which began together do not stay together.
 func (m *memory) succeed(verify time.Duration) {
 	m.done, m.failures, m.trouble = true, 0, verdict{}
+	m.partial, m.downSince = false, time.Time{}
 	m.due = time.Now().Add(verify*3/4 + rand.N(verify/2))
+}
+
+// outage returns for how long the cloud has failed when it fails with v, 0 for
+// trouble of another sort.
+func (m *memory) outage(v verdict) time.Duration {
+	if !v.passing() {
+		m.downSince = time.Time{}
+		return 0
+	}
+	if m.downSince.IsZero() {
+		m.downSince = time.Now()
+	}
+	return time.Since(m.downSince)
 }
 
 // fail returns the trouble to report, and whether it is news.

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -214,25 +213,6 @@ func TestStopDoesNotWaitForever(t *testing.T) {
 		}
 		w.cloud.apply = nil
 		w.start()
-	})
-}
-
-func TestHealthCheckTellsAStuckQueue(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := &Controller{Options: Options{SyncTimeout: 2 * time.Minute}, busy: map[string]time.Time{}}
-		c.begin("default/web")
-		time.Sleep(2 * time.Minute)
-		if err := c.Check(nil); err != nil {
-			t.Errorf("within its time: %v", err)
-		}
-		time.Sleep(2 * time.Minute)
-		if err := c.Check(nil); err == nil || !strings.Contains(err.Error(), "default/web") {
-			t.Errorf("got %v", err)
-		}
-		c.end("default/web")
-		if err := c.Check(nil); err != nil {
-			t.Errorf("after it ended: %v", err)
-		}
 	})
 }
 

@@ -65,6 +65,15 @@ func withIngress(ingress []v1.LoadBalancerIngress) edit {
 	return func(svc *v1.Service) { svc.Status.LoadBalancer.Ingress = ingress }
 }
 
+// withoutIngress takes our addresses away. Those of a Service that is of another
+// class by now are another controller's: the API server lets the class change
+// only through another type, and clears the addresses on the way.
+func withoutIngress(svc *v1.Service) {
+	if svc.Spec.Type != v1.ServiceTypeLoadBalancer || svc.DeletionTimestamp != nil {
+		svc.Status.LoadBalancer.Ingress = nil
+	}
+}
+
 func withCheckpoint(hash string) edit {
 	return func(svc *v1.Service) {
 		if svc.Annotations == nil {

@@ -3,6 +3,7 @@ package loadbalancer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -28,6 +29,11 @@ const (
 	eventDeleteFailed    = "DeleteLoadBalancerFailed"
 	eventPaused          = "LoadBalancerPaused"
 	eventServedElsewhere = "LoadBalancerServedElsewhere"
+	eventRepaired        = "LoadBalancerRepaired"
+	eventOrphans         = "LoadBalancersOrphaned"
+	eventOrphanDeleted   = "OrphanedLoadBalancerDeleted"
+	eventAllPaused       = "LoadBalancersPaused"
+	eventAllResumed      = "LoadBalancersResumed"
 )
 
 // sync does what is due for one Service and returns when to look again, 0 for
@@ -62,6 +68,10 @@ func (c *Controller) read(key string) (*v1.Service, error) {
 
 // serve returns when to look again and, for the metrics, what came of it.
 func (c *Controller) serve(ctx context.Context, key string, svc *v1.Service, m *memory) (time.Duration, string) {
+	if c.paused.Load() {
+		m.inputs = "" // what happens meanwhile is not known
+		return 0, resultSkipped
+	}
 	if m.ref != (lb.ServiceRef{}) && (svc == nil || m.ref != RefOf(svc)) {
 		return c.removeOrphan(ctx, key, m)
 	}
@@ -93,6 +103,10 @@ func (c *Controller) ensure(ctx context.Context, key string, svc *v1.Service, m 
 		m.inputs = "" // whatever comes next is another attempt
 		return c.failed(ctx, svc, m, plan.Result{}, err)
 	}
+	m.noticeWanted(svc)
+	if c.suspected(keyOf(svc)) {
+		m.due = time.Now()
+	}
 	inputs := fingerprint(s)
 	if m.inputs == inputs && c.retargeted(ctx, s, m, targets) {
 		m.again()
@@ -123,6 +137,7 @@ func (c *Controller) ensure(ctx context.Context, key string, svc *v1.Service, m 
 	m.hash = result.Hash
 	c.setTargeted(key, result.Hash != "" && !result.NoTargets)
 	c.note(svc, m, result.Notices)
+	m.noteDrift(svc, result)
 	if err != nil {
 		return c.failed(ctx, svc, m, result, err)
 	}
@@ -147,7 +162,8 @@ func (c *Controller) confirmed(ctx context.Context, svc *v1.Service, s lb.Servic
 func (c *Controller) believe(svc *v1.Service, m *memory, s lb.Service) (time.Duration, string) {
 	m.ref, m.hash = s.ServiceRef, svc.Annotations[CheckpointAnnotation]
 	m.succeed(c.VerifyEvery)
-	m.outcome = []edit{withFinalizer(c.finalizer()), withIngress(svc.Status.LoadBalancer.Ingress), withCondition(*readyCondition(svc))}
+	m.served = []edit{withFinalizer(c.finalizer()), withIngress(svc.Status.LoadBalancer.Ingress), withCondition(*readyCondition(svc))}
+	m.outcome = m.served
 	return time.Until(m.due), resultUnchanged
 }
 
@@ -190,6 +206,7 @@ func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, 
 		return c.failed(ctx, svc, m, result, &lb.Error{Kind: lb.Pending, Op: "read the load balancer's address", Message: "the cloud has not assigned one yet", RetryAfter: firstRetry})
 	}
 	m.succeed(c.VerifyEvery)
+	m.observeReady()
 	where := addresses(status)
 	now := condition(svc, metav1.ConditionTrue, reasonReady, "The load balancer is configured at "+where+".")
 	if result.NoTargets {
@@ -199,15 +216,19 @@ func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, 
 		}
 	}
 	becameReady := now.Status == metav1.ConditionTrue && !isReady(svc)
-	if !result.Plan.Empty() || m.announced || becameReady {
+	switch {
+	case len(m.drift) > 0:
+		c.eventf(svc, v1.EventTypeWarning, eventRepaired, "%s", repaired(m.drift))
+	case !result.Plan.Empty() || m.announced || becameReady:
 		reason := eventEnsured
 		if isReady(svc) && !m.announced {
 			reason = eventUpdated
 		}
 		c.eventf(svc, v1.EventTypeNormal, reason, "Load balancer is ready at %s (%s)", where, done(result.Plan))
 	}
-	m.announced = false
-	m.outcome = []edit{withFinalizer(c.finalizer()), withIngress(status.Ingress), withCondition(now), withCheckpoint(result.Hash)}
+	m.announced, m.drift = false, nil
+	m.served = []edit{withFinalizer(c.finalizer()), withIngress(status.Ingress), withCondition(now), withCheckpoint(result.Hash)}
+	m.outcome = m.served
 	if again := c.show(ctx, svc, m, m.outcome...); again > 0 {
 		return again, resultFailed
 	}
@@ -220,6 +241,8 @@ func (c *Controller) failed(ctx context.Context, svc *v1.Service, m *memory, res
 		return 0, resultFailed
 	}
 	v := judge(err, result.Plan.Empty(), m.failures)
+	serving := m.served != nil || isServing(svc)
+	v.hushed = m.outage(v) < patience && (serving || v.kind == lb.Throttled)
 	report, news := m.fail(v)
 	c.wakeAfter(ctx, v.ended, keyOf(svc))
 	klog.FromContext(ctx).Info("Load balancer is not ready", "kind", v.kind, "err", err, "retryAfter", v.after)
@@ -230,9 +253,12 @@ func (c *Controller) failed(ctx context.Context, svc *v1.Service, m *memory, res
 	if news && !report.describes(readyCondition(svc)) {
 		c.eventf(svc, v1.EventTypeWarning, eventFailed, "%s", report.message)
 	}
-	m.outcome = []edit{withCondition(condition(svc, metav1.ConditionFalse, string(report.kind), report.message))}
+	m.outcome = outcomeOf(svc, m, v, report, serving)
 	if status := StatusFrom(result.Status, svc.Spec.Ports); len(status.Ingress) > 0 && v.kind != lb.Pending {
 		m.outcome = append(m.outcome, withIngress(status.Ingress))
+	}
+	if m.partial = m.partial || !result.Plan.Empty(); m.partial {
+		m.outcome = append(m.outcome, withoutCheckpoint)
 	}
 	if !c.DryRun {
 		if again := c.show(ctx, svc, m, m.outcome...); again > 0 {
@@ -242,83 +268,21 @@ func (c *Controller) failed(ctx context.Context, svc *v1.Service, m *memory, res
 	return max(v.after, 0), resultFailed
 }
 
-// remove takes the Service's load balancer away, and the finalizer when nothing
-// is left.
-func (c *Controller) remove(ctx context.Context, svc *v1.Service, m *memory) (time.Duration, string) {
-	const inputs = "none"
-	if m.inputs != inputs {
-		m.announced = false
+// outcomeOf returns what is to be seen on a Service after a failure. One that is
+// served goes on being so while the cloud does not answer: at first nothing is
+// said about that, and then that nobody knows.
+func outcomeOf(svc *v1.Service, m *memory, v, report verdict, serving bool) []edit {
+	switch {
+	case !serving || !v.passing():
+		m.served = nil
+		return []edit{withCondition(condition(svc, metav1.ConditionFalse, string(report.kind), report.message))}
+	case v.hushed:
+		return slices.Clone(m.served)
+	default:
+		return append(slices.Clone(m.served), withCondition(condition(svc, metav1.ConditionUnknown, string(report.kind),
+			report.message+" Until then the load balancer is left as it was.")))
 	}
-	if needed, wait := m.attempt(inputs); !needed {
-		return wait, resultUnchanged
-	}
-	if c.DryRun {
-		m.succeed(c.VerifyEvery)
-		klog.FromContext(ctx).Info("Dry run: the load balancer would be deleted")
-		return 0, resultDone
-	}
-	m.ref = RefOf(svc)
-	if !m.announced {
-		c.eventf(svc, v1.EventTypeNormal, eventDeleting, "Load balancer is being deleted")
-		m.announced = true
-	}
-	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
-	defer cancel()
-	if _, err := c.Engine.Delete(bounded, m.ref); err != nil {
-		return c.removeFailed(ctx, svc, m, err)
-	}
-	if again := c.show(ctx, svc, m, withoutFinalizer(c.finalizer()), withIngress(nil), withoutCondition, withoutCheckpoint); again > 0 {
-		return again, resultFailed
-	}
-	c.eventf(svc, v1.EventTypeNormal, eventDeleted, "Load balancer is deleted; nothing of it is left in the cloud")
-	// The informer may go on showing the Service as it was for a moment, so
-	// what we wrote is remembered until its event comes.
-	*m = memory{patched: m.patched, noted: map[lb.Notice]bool{}}
-	return 0, resultDone
 }
-
-func (c *Controller) removeFailed(ctx context.Context, svc *v1.Service, m *memory, err error) (time.Duration, string) {
-	if ctx.Err() != nil {
-		return 0, resultFailed
-	}
-	v := judge(err, false, m.failures)
-	report, news := m.fail(v)
-	c.wakeAfter(ctx, v.ended, keyOf(svc))
-	klog.FromContext(ctx).Info("Load balancer is not deleted yet", "kind", v.kind, "err", err, "retryAfter", v.after)
-	if news && !report.describes(readyCondition(svc)) {
-		c.eventf(svc, v1.EventTypeWarning, eventDeleteFailed, "%s", report.message)
-	}
-	if again := c.show(ctx, svc, m, withCondition(condition(svc, metav1.ConditionFalse, string(report.kind), report.message))); again > 0 {
-		return again, resultFailed
-	}
-	return v.after, resultFailed
-}
-
-// removeOrphan takes away the load balancer of a Service that vanished with our
-// finalizer taken off by someone, or was made again under the same name.
-func (c *Controller) removeOrphan(ctx context.Context, key string, m *memory) (time.Duration, string) {
-	if wait := time.Until(m.notBefore); m.inputs == orphaned && wait > 0 {
-		return wait, resultUnchanged
-	}
-	if m.inputs != orphaned {
-		m.inputs, m.failures = orphaned, 0
-		klog.FromContext(ctx).Info("Service is gone without its finalizer having been ours to remove; deleting its load balancer", "uid", m.ref.UID)
-	}
-	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
-	defer cancel()
-	if _, err := c.Engine.Delete(bounded, m.ref); err != nil {
-		v := judge(err, false, m.failures)
-		m.fail(v)
-		c.wakeAfter(ctx, v.ended, key)
-		klog.FromContext(ctx).Info("Load balancer is not deleted yet", "kind", v.kind, "err", err, "retryAfter", v.after)
-		return v.after, resultFailed
-	}
-	c.forget(key)
-	return time.Nanosecond, resultDone // the name may be in use again
-}
-
-// orphaned stands for the inputs of removeOrphan.
-const orphaned = "orphaned"
 
 // yield leaves a Service to the controller whose addresses it shows.
 func (c *Controller) yield(ctx context.Context, svc *v1.Service, m *memory) (time.Duration, string) {

@@ -19,6 +19,10 @@ const (
 	never        = time.Duration(-1) // only when an object changes
 )
 
+// patience is how long trouble that passes by itself may last before the owner
+// of a Service that is served is told.
+const patience = 5 * time.Minute
+
 // verdict is what an error means for the Service's next attempt and its owner.
 type verdict struct {
 	kind lb.ErrorKind
@@ -32,10 +36,16 @@ type verdict struct {
 	// ended, when not nil, is closed when what is pending has ended: then it is
 	// worth a look before after is over.
 	ended <-chan struct{}
+	// hushed is set while the trouble is too short to be told.
+	hushed bool
 }
 
-// quiet reports whether the trouble passes by itself and is worth no event.
-func (v verdict) quiet() bool { return v.kind == lb.Pending || v.kind == lb.Throttled }
+// quiet reports whether the trouble is worth no event.
+func (v verdict) quiet() bool { return v.kind == lb.Pending || v.hushed }
+
+// passing reports whether the trouble is the cloud's own, which ends without
+// anybody's doing and says nothing about the Service.
+func (v verdict) passing() bool { return v.kind == lb.Unavailable || v.kind == lb.Throttled }
 
 // gravity orders kinds by how much they need a person; the gravest error of
 // several is the one reported.
@@ -133,6 +143,12 @@ func advice(kind lb.ErrorKind, after time.Duration) string {
 		return "Raise the account's limit or free some of it; it is tried again every few minutes."
 	case lb.Pending:
 		return "This takes the cloud a while."
+	case lb.Throttled:
+		return "It is tried again; if this goes on, look for what else uses up the account's request rate."
+	case lb.Unavailable:
+		return "It is tried again; if this goes on, look at the cloud's status page, the controller's network and its log."
+	case lb.Conflict:
+		return "It is tried again; if this goes on, remove or rename what is in the way."
 	default:
 		return "It is tried again."
 	}

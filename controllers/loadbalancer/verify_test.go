@@ -23,7 +23,7 @@ func TestDriftIsRepairedWithinTheInterval(t *testing.T) {
 		w.expect("looks before it is due", w.cloud.since(), []string{})
 		w.pass(32 * time.Minute) // a quarter more than the hour, in all
 		w.expect("what was done", w.cloud.since(), []string{"observe service default/web", "create listener default/web:80"})
-		w.expect("events", w.events.reasons(), []string{"web EnsuredLoadBalancer", "web UpdatedLoadBalancer"})
+		w.expect("events", w.events.reasons(), []string{"web EnsuredLoadBalancer", "web LoadBalancerRepaired"})
 	}, func(w *world) { w.options.VerifyEvery = time.Hour })
 }
 
