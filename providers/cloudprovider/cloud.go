@@ -152,15 +152,6 @@ func (c *Cloud) Sweep(ctx context.Context) (plan.Sweep, error) {
 	return engine.Sweep(ctx)
 }
 
-// Sweep is plan.Engine's.
-func (c *Cloud) Sweep(ctx context.Context) (plan.Sweep, error) {
-	engine, err := c.open(ctx)
-	if err != nil {
-		return plan.Sweep{}, err
-	}
-	return engine.Sweep(ctx)
-}
-
 // Preview is plan.Engine's; see Reconcile.
 func (c *Cloud) Preview(ctx context.Context, s lb.Service) (plan.Result, error) {
 	engine, err := c.open(ctx)
