@@ -14,6 +14,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
 	cloudprovider "k8s.io/cloud-provider"
 	"k8s.io/cloud-provider/app"
 	cloudconfig "k8s.io/cloud-provider/app/config"
@@ -31,7 +32,7 @@ import (
 	"github.com/fairway-lb/fairway/providers/plan"
 )
 
-// manager wires the framework, the cloud and our controller together.
+// manager wires the framework, the cloud and the controllers together.
 type manager struct {
 	ctx     context.Context // ends when the program shall
 	options loadbalancer.Options
@@ -41,7 +42,18 @@ type manager struct {
 
 func newManager(ctx context.Context) *manager { return &manager{ctx: ctx} }
 
-// wait returns when the controller has finished what was under way and a
+// run lets work go on in the background until the lease is lost or the program
+// shall end, whichever is first; wait waits for it.
+func (m *manager) run(leading context.Context, work func(context.Context)) {
+	ctx, cancel := context.WithCancel(leading)
+	context.AfterFunc(m.ctx, cancel)
+	m.running.Go(func() {
+		defer cancel()
+		work(ctx)
+	})
+}
+
+// wait returns when the controllers have finished what was under way and a
 // standby may lead.
 func (m *manager) wait() {
 	m.running.Wait()
@@ -65,21 +77,24 @@ func (m *manager) command(stop <-chan struct{}) *cobra.Command {
 	}
 	// Without these two there is no webhook server, which we have no use for.
 	opts.Webhook, opts.WebhookServing = nil, nil
-	// A worker mostly waits for the cloud, and no Service shall wait for another.
+	// A worker mostly waits for the cloud or the API server, and no Service or node
+	// shall wait for another. The framework queues each node once, and those of one
+	// sweep share one list of the cloud's.
 	opts.ServiceController.ConcurrentServiceSyncs = 10
+	opts.NodeController.ConcurrentNodeSyncs = 10
+	opts.NodeLifecycleController.ConcurrentNodeLifecycleSyncs = 10
 
-	// Node controllers need InstancesV2, routes are the network plugin's.
-	constructors := map[string]app.ControllerInitFuncConstructor{
-		names.ServiceLBController: {
-			InitContext: app.ControllerInitContext{ClientName: "service-controller"},
-			Constructor: m.construct,
-		},
+	// Routes are the network plugin's.
+	constructors := m.nodeControllers()
+	constructors[names.ServiceLBController] = app.ControllerInitFuncConstructor{
+		InitContext: app.ControllerInitContext{ClientName: "service-controller"},
+		Constructor: m.construct,
 	}
-	aliases := maps.Clone(names.CCMControllerAliases())
-	maps.DeleteFunc(aliases, func(_, name string) bool { return name != names.ServiceLBController })
+	aliases := names.CCMControllerAliases()
+	maps.DeleteFunc(aliases, func(_, name string) bool { return constructors[name].Constructor == nil })
 
 	cmd := app.NewCloudControllerManagerCommand(opts, m.openCloud, constructors, aliases, m.flags(), stop)
-	cmd.Long = "Gives the cluster's Services of type LoadBalancer their load balancers.\n" +
+	cmd.Long = "Gives the cluster's Services of type LoadBalancer their load balancers, and its Nodes what the cloud knows of their machines.\n" +
 		"It must reach the API server by an address that is not a ClusterIP (--kubeconfig or --master)."
 	m.inClassMode(cmd)
 	return cmd
@@ -97,14 +112,15 @@ func (m *manager) flags() cliflag.NamedFlagSets {
 	return sets
 }
 
-// inClassMode gives a controller beside another its own lease and port, unless
-// the user chose them.
+// inClassMode gives a controller beside another its own lease and port, and leaves
+// the nodes to the other, unless the user chose otherwise.
 func (m *manager) inClassMode(cmd *cobra.Command) {
 	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
 		if m.options.Class == "" {
 			return nil
 		}
-		for flag, value := range map[string]string{"leader-elect-resource-name": "fairway-cloud-controller-manager", "secure-port": "10268"} {
+		for flag, value := range map[string]string{"leader-elect-resource-name": "fairway-cloud-controller-manager", "secure-port": "10268",
+			"controllers": withoutNodeControllers} {
 			if f := cmd.Flags().Lookup(flag); f != nil && !f.Changed {
 				if err := f.Value.Set(value); err != nil {
 					return err
@@ -119,7 +135,7 @@ func (m *manager) inClassMode(cmd *cobra.Command) {
 // program with a message and no stack.
 func (m *manager) openCloud(config *cloudconfig.CompletedConfig) cloudprovider.Interface {
 	shared := config.ComponentConfig.KubeCloudShared.CloudProvider
-	c, err := newCloud(shared.Name, shared.CloudConfigFile, m.options.VerifyEvery/2)
+	c, err := newCloud(shared.Name, shared.CloudConfigFile, m.options.VerifyEvery/2, config.EventRecorder)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		klog.FlushAndExit(klog.ExitFlushTimeout, 1)
@@ -127,7 +143,7 @@ func (m *manager) openCloud(config *cloudconfig.CompletedConfig) cloudprovider.I
 	return c
 }
 
-func newCloud(name, path string, trust time.Duration) (*fairway.Cloud, error) {
+func newCloud(name, path string, trust time.Duration, recorder record.EventRecorder) (*fairway.Cloud, error) {
 	found, err := find(name)
 	if err != nil {
 		return nil, err
@@ -147,7 +163,7 @@ func newCloud(name, path string, trust time.Duration) (*fairway.Cloud, error) {
 	}
 	targets := found.nodes.Targets
 	return fairway.New(fairway.Config{
-		Provider: name, ClusterName: clusterName, Open: open,
+		Provider: name, ClusterName: clusterName, Open: open, Recorder: recorder,
 		Service: func(s *v1.Service, all []*v1.Node) (lb.Service, error) {
 			return loadbalancer.ServiceFrom(s, targets(all))
 		},
@@ -184,13 +200,7 @@ func (m *manager) construct(_ app.ControllerInitContext, config *cloudconfig.Com
 			}
 			m.held.Store(held)
 		}
-		// Leading and the program itself: the work ends with whichever ends first.
-		ctx, cancel := context.WithCancel(ctx)
-		context.AfterFunc(m.ctx, cancel)
-		m.running.Go(func() {
-			defer cancel()
-			ours.Run(ctx)
-		})
+		m.run(ctx, ours.Run)
 		return checked{ours}, true, nil
 	}
 }
