@@ -6,6 +6,7 @@ import (
 	"context"
 	"io"
 
+	"github.com/fairway-lb/fairway/controllers/loadbalancer"
 	"github.com/fairway-lb/fairway/controllers/nodes"
 	"github.com/fairway-lb/fairway/providers/aws"
 	"github.com/fairway-lb/fairway/providers/lb"
@@ -19,6 +20,6 @@ func loadAWS(file io.Reader) (string, openProvider, error) {
 		return "", nil, err
 	}
 	return config.Cluster.Name, func(ctx context.Context, cluster lb.Cluster) (lb.Provider, error) {
-		return aws.New(ctx, config, cluster)
+		return aws.New(ctx, config, cluster, aws.Reporting(loadbalancer.ObserveCall))
 	}, nil
 }

@@ -6,10 +6,13 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	v1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	typedcoordination "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	"k8s.io/client-go/util/retry"
 	"k8s.io/utils/ptr"
+
+	"github.com/fairway-lb/fairway/controllers/loadbalancer"
 )
 
 // lease is the leader's lease while we hold it. The framework renews it until
@@ -18,6 +21,8 @@ import (
 type lease struct {
 	client       typedcoordination.LeaseInterface
 	name, holder string
+	// paused is whether it bore the pause annotation when it was taken.
+	paused bool
 }
 
 // heldLease returns the lease of that name, which the caller knows to hold: the
@@ -27,7 +32,29 @@ func heldLease(ctx context.Context, client typedcoordination.LeaseInterface, nam
 	if err != nil {
 		return nil, fmt.Errorf("read the leader's lease: %w", err)
 	}
-	return &lease{client: client, name: name, holder: ptr.Deref(now.Spec.HolderIdentity, "")}, nil
+	return &lease{client: client, name: name, holder: ptr.Deref(now.Spec.HolderIdentity, ""), paused: loadbalancer.Paused(now.Annotations)}, nil
+}
+
+// leaseReference names the lease as the object of events about the controller as
+// a whole: it is what stands for it in the cluster, whichever Pod leads.
+func leaseReference(namespace, name string) *v1.ObjectReference {
+	return &v1.ObjectReference{APIVersion: coordinationv1.SchemeGroupVersion.String(), Kind: "Lease", Namespace: namespace, Name: name}
+}
+
+// watchPause tells every few seconds whether the lease bears the pause
+// annotation, until ctx ends. Without an answer it stays as it is.
+func (l *lease) watchPause(ctx context.Context, tell func(paused bool)) {
+	const every = 10 * time.Second // a watch would wake at each renewal, every 2 s
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(every):
+		}
+		if now, err := l.client.Get(ctx, l.name, metav1.GetOptions{}); err == nil {
+			tell(loadbalancer.Paused(now.Annotations))
+		}
+	}
 }
 
 // release gives the lease back for a standby to take at once. Nothing is

@@ -108,6 +108,8 @@ func (m *manager) flags() cliflag.NamedFlagSets {
 	f.DurationVar(&m.options.SyncTimeout, "service-sync-deadline", 0, "Longest time one run for one Service may take. 0 means 2m.")
 	f.DurationVar(&m.options.Grace, "shutdown-grace-period", 0, "How long work that has begun may go on after SIGTERM. 0 means 20s; keep it below the Pod's terminationGracePeriodSeconds.")
 	f.DurationVar(&m.options.VerifyEvery, "verify-interval", time.Hour, "About how often each Service is compared with the cloud when nothing calls for it, to find and repair what others have changed.")
+	f.DurationVar(&m.options.SweepEvery, "sweep-interval", 10*time.Minute, "About how often all Services together are compared with the cloud by a few list calls, to find what others have changed and what belongs to no Service any more. Less than 0 for never.")
+	f.BoolVar(&m.options.DeleteOrphans, "delete-orphans", false, "Delete what Services that are no more have left in the cloud, from the sweep after the one that reported it on. Default: only report it.")
 	f.BoolVar(&m.options.DryRun, "dry-run", false, "Log the plan for each Service and change nothing, neither in the cloud nor in Kubernetes.")
 	return sets
 }
@@ -189,16 +191,21 @@ func (m *manager) construct(_ app.ControllerInitContext, config *cloudconfig.Com
 		o.Client = config.ClientBuilder.ClientOrDie("service-controller").CoreV1()
 		o.Services, o.Nodes, o.Recorder = core.Services(), core.Nodes(), config.EventRecorder
 		o.Engine, o.NodeFilter = c.(*fairway.Cloud), clouds[c.ProviderName()].nodes
+		election := config.ComponentConfig.Generic.LeaderElection
+		o.About = leaseReference(election.ResourceNamespace, election.ResourceName)
 		ours, err := loadbalancer.New(o)
 		if err != nil {
 			return nil, false, err
 		}
-		if election := config.ComponentConfig.Generic.LeaderElection; election.LeaderElect {
+		if election.LeaderElect {
 			held, err := heldLease(ctx, config.Client.CoordinationV1().Leases(election.ResourceNamespace), election.ResourceName)
 			if err != nil {
-				klog.ErrorS(err, "The lease will run out instead of being given back at the end")
+				klog.ErrorS(err, "The lease will run out instead of being given back at the end, and cannot pause the controller")
+			} else {
+				m.held.Store(held)
+				ours.Pause(held.paused)
+				m.run(ctx, func(ctx context.Context) { held.watchPause(ctx, ours.Pause) })
 			}
-			m.held.Store(held)
 		}
 		m.run(ctx, ours.Run)
 		return checked{ours}, true, nil

@@ -59,7 +59,9 @@ func (m *manager) initialiseNodes(clientName string, config *cloudconfig.Complet
 	if err != nil {
 		return nil, fmt.Errorf("make the node controller: %w", err)
 	}
-	return func(ctx context.Context, g genericmanager.ControllerContext) { c.RunWithContext(ctx, g.ControllerManagerMetrics) }, nil
+	return func(ctx context.Context, g genericmanager.ControllerContext) {
+		c.RunWithContext(ctx, g.ControllerManagerMetrics)
+	}, nil
 }
 
 func (m *manager) followNodes(clientName string, config *cloudconfig.CompletedConfig, cloud cloudprovider.Interface) (func(context.Context, genericmanager.ControllerContext), error) {
