@@ -61,7 +61,7 @@ func TestHelpNamesOurControllerAndFlags(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit code %d", code)
 	}
-	for _, want := range []string{"All controllers: service-lb-controller\n", "--load-balancer-class", "--dry-run",
+	for _, want := range []string{"All controllers: cloud-node-controller, cloud-node-lifecycle-controller, service-lb-controller\n", "--load-balancer-class", "--dry-run",
 		"--service-sync-deadline", "--shutdown-grace-period", "--logging-format", "--leader-elect", "--cloud-config"} {
 		if !strings.Contains(help, want) {
 			t.Errorf("--help does not mention %q", want)
@@ -111,10 +111,13 @@ func TestClassModeStandsBesideAnotherController(t *testing.T) {
 		name        string
 		args        []string
 		lease, port string
+		controllers string
 	}{
-		{"replacement", nil, "cloud-controller-manager", "10258"},
-		{"class", []string{"--load-balancer-class=fairway.io/nlb"}, "fairway-cloud-controller-manager", "10268"},
-		{"class with wishes", []string{"--load-balancer-class=fairway.io/nlb", "--leader-elect-resource-name=mine", "--secure-port=1"}, "mine", "1"},
+		{"replacement", nil, "cloud-controller-manager", "10258", "[*]"},
+		{"replacement without node controllers", []string{"--controllers=*,-cloud-node"}, "cloud-controller-manager", "10258", "[*,-cloud-node]"},
+		{"class", []string{"--load-balancer-class=fairway.io/nlb"}, "fairway-cloud-controller-manager", "10268",
+			"[*,-cloud-node-controller,-cloud-node-lifecycle-controller]"},
+		{"class with wishes", []string{"--load-balancer-class=fairway.io/nlb", "--leader-elect-resource-name=mine", "--secure-port=1", "--controllers=*"}, "mine", "1", "[*]"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -126,7 +129,8 @@ func TestClassModeStandsBesideAnotherController(t *testing.T) {
 			if err := cmd.PreRunE(cmd, nil); err != nil {
 				t.Fatal(err)
 			}
-			for flag, want := range map[string]string{"leader-elect-resource-name": c.lease, "secure-port": c.port, "concurrent-service-syncs": "10"} {
+			for flag, want := range map[string]string{"leader-elect-resource-name": c.lease, "secure-port": c.port, "controllers": c.controllers,
+				"concurrent-service-syncs": "10", "concurrent-node-syncs": "10", "concurrent-node-lifecycle-syncs": "10"} {
 				if got := cmd.Flags().Lookup(flag).Value.String(); got != want {
 					t.Errorf("--%s=%s, want %s", flag, got, want)
 				}
