@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	"k8s.io/klog/v2"
 
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/metrics"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
 
@@ -64,8 +65,9 @@ const purgeRetry = 10 * time.Second
 // through the whole connection tracking table, for which no other change of the
 // node's forwarding should have to wait.
 type conntrack struct {
-	handle *netlink.Handle
-	wake   chan struct{}
+	handle  *netlink.Handle
+	wake    chan struct{}
+	metrics *metrics.Metrics
 
 	mu   sync.Mutex
 	todo map[netlink.InetFamily]staleFlows
@@ -118,7 +120,11 @@ func (c *conntrack) run(ctx context.Context) {
 		case <-retry.C:
 		}
 		for family, stale := range c.take() {
+			start := time.Now()
 			n, err := c.handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, stale)
+			name := map[netlink.InetFamily]string{unix.AF_INET: "IPv4", unix.AF_INET6: "IPv6"}[family]
+			metrics.Since(c.metrics.ConntrackDuration.WithLabelValues(name), start)
+			c.metrics.ConntrackDeleted.WithLabelValues(name).Add(float64(n))
 			if err != nil {
 				klog.FromContext(ctx).Error(err, "Could not delete stale UDP flows, trying again", "frontends", len(stale))
 				c.putBack(family, stale)

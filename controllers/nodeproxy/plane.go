@@ -32,6 +32,7 @@ type plane struct {
 	loaded  bool
 
 	quarantine map[string]quarantined
+	report     *report
 }
 
 // quarantined is a Service that the kernel refused, and when to try again.
@@ -84,8 +85,10 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 	if p.loaded && len(p.pending) == 0 {
 		return nil
 	}
+	start, full := time.Now(), !p.loaded
 	rejected, err := p.program(ctx)
 	if err != nil {
+		p.report.failed(start)
 		return fmt.Errorf("programming %s: %w", p.family(), err)
 	}
 	stale := make(staleFlows)
@@ -98,6 +101,7 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 		p.tellWaiting(ctx, name)
 		wanted, exists := p.wanted[name]
 		stale.add(p.known[name], wanted)
+		p.report.lacksLocal(name, wanted.service)
 		if exists {
 			p.known[name] = wanted
 		} else {
@@ -105,6 +109,8 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 		}
 	}
 	clear(p.pending)
+	p.report.synced(start, full, p.table)
+	p.report.has(len(p.known), len(p.quarantine))
 	p.conntrack.purge(stale, p.ipv6)
 	return nil
 }
@@ -143,6 +149,7 @@ func (p *plane) program(ctx context.Context) (map[string]error, error) {
 // lost notes that another program changed the table.
 func (p *plane) lost(ctx context.Context) {
 	klog.FromContext(ctx).Info("Another program changed the forwarding table, loading it again", "family", p.family())
+	p.report.changedByOthers()
 	p.loaded = false
 }
 
@@ -176,4 +183,5 @@ func (p *plane) reject(ctx context.Context, name string, reason error, now time.
 	p.quarantine[name] = q
 	klog.FromContext(ctx).Error(reason, "The kernel refused a Service, which keeps its former endpoints",
 		"service", name, "family", p.family(), "retryIn", q.delay)
+	p.report.refused(name, reason, q.delay)
 }

@@ -24,7 +24,9 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/events"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/metrics"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
 
@@ -33,9 +35,6 @@ import (
 const MasqueradeMark = 1 << 14
 
 const (
-	// gather is the least time between two transactions, in which changes wait
-	// for others: each transaction has a fixed cost. A single one does not wait.
-	gather = 5 * time.Millisecond
 	// verifyEvery bounds how long another program's flush goes unnoticed where
 	// the kernel does not forbid it.
 	verifyEvery = time.Second
@@ -62,8 +61,18 @@ type Config struct {
 	// SharedTable leaves the table open to other programs' changes also where
 	// the kernel could keep them out.
 	SharedTable bool
+	// MasqueradeMark is the one bit of the packet mark that is used between
+	// prerouting and postrouting; 0 means the constant of that name.
+	MasqueradeMark uint32
+	// MinSyncPeriod is the least time between two transactions, in which
+	// changes wait for others. A single one does not wait.
+	MinSyncPeriod time.Duration
 	// Listen opens the healthCheckNodePorts; nil means net.ListenConfig's method.
 	Listen health.Listen
+	// Metrics count what happens; nil means that nobody sees them.
+	Metrics *metrics.Metrics
+	// Events tell people what they are needed for; nil means nobody is told.
+	Events *events.Recorder
 }
 
 func (c Config) listen() health.Listen {
@@ -94,27 +103,36 @@ type Proxy struct {
 	told              map[string]string // Service → what of it was logged as ignored
 	quarantined       atomic.Int64
 	programmed        atomic.Pointer[time.Time] // all handed over before is in the kernel
+	first             chan struct{}             // closed when programmed is set
 }
 
 // New opens what a Proxy needs of the kernel, in the network namespace of the
 // calling thread, and changes nothing there.
 func New(c Config, h *health.Health) (*Proxy, error) {
-	p := &Proxy{config: c, health: h, tracker: newTracker(c.NodeName), told: make(map[string]string)}
-	p.tracker.queued = h.Queued
+	if c.Metrics == nil {
+		c.Metrics = metrics.New()
+	}
+	if c.MasqueradeMark == 0 {
+		c.MasqueradeMark = MasqueradeMark
+	}
+	p := &Proxy{config: c, health: h, tracker: newTracker(c.NodeName), told: make(map[string]string), first: make(chan struct{})}
+	p.tracker.queued, p.tracker.metrics = h.Queued, c.Metrics
 	var err error
 	if p.flows, err = newConntrack(); err != nil {
 		return nil, err
 	}
 	p.closers = append(p.closers, p.flows.close)
+	p.flows.metrics = c.Metrics
 	for _, ipv6 := range []bool{false, true} {
 		if ipv6 && !c.IPv6 {
 			continue
 		}
-		plane, err := newPlane(nft.Config{IPv6: ipv6, PodCIDRs: c.PodCIDRs, MasqueradeMark: MasqueradeMark, Shared: c.SharedTable}, p.flows, health.NewNodePorts(h, c.listen()))
+		plane, err := newPlane(nft.Config{IPv6: ipv6, PodCIDRs: c.PodCIDRs, MasqueradeMark: c.MasqueradeMark, Shared: c.SharedTable}, p.flows, health.NewNodePorts(h, c.listen()))
 		if err != nil {
 			p.Close()
 			return nil, err
 		}
+		plane.report = newReport(c, plane.family())
 		p.closers = append(p.closers, func() { _ = plane.table.Close() })
 		p.planes = append(p.planes, plane)
 	}
@@ -131,6 +149,10 @@ func (p *Proxy) Close() {
 
 // Quarantined returns how many Services the kernel refuses at the moment.
 func (p *Proxy) Quarantined() int { return int(p.quarantined.Load()) }
+
+// Programmed returns a channel that is closed once all families carry packets
+// for all Services known.
+func (p *Proxy) Programmed() <-chan struct{} { return p.first }
 
 // Run follows the API server until the context ends. Nothing is programmed
 // before all Services, EndpointSlices and the Node are known: tables that an
@@ -169,7 +191,7 @@ func (p *Proxy) follow(ctx context.Context) {
 				}
 			}
 		case <-p.tracker.signal:
-			if !pause(ctx, time.Until(last.Add(gather))) {
+			if !pause(ctx, time.Until(last.Add(p.config.MinSyncPeriod))) {
 				return
 			}
 		}
@@ -237,14 +259,15 @@ func (p *Proxy) program(ctx context.Context, now time.Time) error {
 			continue
 		}
 		quarantined += len(plane.quarantine)
-		if err := plane.checks.Reconcile(ctx, now); err != nil {
-			klog.FromContext(ctx).Error(err, "Load balancers may take this node for one without endpoints")
+		for service, err := range plane.checks.Reconcile(ctx, now) {
+			klog.FromContext(ctx).Error(err, "Load balancers take this node for one without endpoints", "service", service)
+			plane.report.healthCheckFailed(service, err)
 		}
 		p.health.Updated(plane.family(), now)
 	}
 	p.quarantined.Store(int64(quarantined))
-	if len(errs) == 0 {
-		p.programmed.Store(&now)
+	if len(errs) == 0 && p.programmed.Swap(&now) == nil {
+		close(p.first)
 	}
 	return errors.Join(errs...)
 }
@@ -256,6 +279,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 		}
 		if err := plane.table.Sweep(); err != nil {
 			klog.FromContext(ctx).Error(err, "Could not tidy the forwarding table up", "family", plane.family())
+			p.config.Metrics.CleanupFailures.WithLabelValues(plane.report.family).Inc()
 		}
 	}
 }

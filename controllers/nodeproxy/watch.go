@@ -17,6 +17,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/metrics"
 )
 
 // LabelServiceProxyName marks a Service that another proxy serves
@@ -35,6 +37,7 @@ type tracker struct {
 	dirty    map[string]struct{}            // Services
 	signal   chan struct{}                  // there is something to take
 	queued   func()                         // called for each change
+	metrics  *metrics.Metrics
 }
 
 func newTracker(nodeName string) *tracker {
@@ -43,10 +46,15 @@ func newTracker(nodeName string) *tracker {
 		dirty:    make(map[string]struct{}),
 		signal:   make(chan struct{}, 1),
 		queued:   func() {},
+		metrics:  metrics.New(),
 	}
 	t.services = &store[*corev1.Service, service]{
 		mu: &t.mu, records: make(map[string]service), convert: newService,
-		changed: func(key string, _, _ *service) { t.mark(key) },
+		changed: func(key string, _, _ *service) {
+			t.metrics.ServiceChanges.Inc()
+			t.metrics.ServiceChangesPending.Inc()
+			t.mark(key)
+		},
 	}
 	t.slices = &store[*discoveryv1.EndpointSlice, endpointSlice]{
 		mu: &t.mu, records: make(map[string]endpointSlice),
@@ -62,6 +70,8 @@ func newTracker(nodeName string) *tracker {
 }
 
 func (t *tracker) sliceChanged(key string, before, after *endpointSlice) {
+	t.metrics.EndpointChanges.Inc()
+	t.metrics.EndpointChangesPending.Inc()
 	if before != nil {
 		delete(t.slicesOf[before.service], key)
 		if len(t.slicesOf[before.service]) == 0 {
@@ -145,16 +155,18 @@ func (t *tracker) take(all bool) changes {
 		}
 	}
 	t.dirty = make(map[string]struct{})
+	t.metrics.ServiceChangesPending.Set(0)
+	t.metrics.EndpointChangesPending.Set(0)
 	return c
 }
 
 // watch follows the API server until the context ends. It returns at once.
 func (t *tracker) watch(ctx context.Context, config *rest.Config, nodeName string, wg *sync.WaitGroup) error {
-	core, err := newClient(config, "/api", corev1.SchemeGroupVersion, corev1.AddToScheme)
+	core, err := NewClient(config, "/api", corev1.SchemeGroupVersion, corev1.AddToScheme)
 	if err != nil {
 		return err
 	}
-	discovery, err := newClient(config, "/apis", discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme)
+	discovery, err := NewClient(config, "/apis", discoveryv1.SchemeGroupVersion, discoveryv1.AddToScheme)
 	if err != nil {
 		return err
 	}
@@ -178,9 +190,9 @@ func (t *tracker) watch(ctx context.Context, config *rest.Config, nodeName strin
 	return nil
 }
 
-// newClient returns a client for one group, which speaks protobuf. A clientset
-// would link every group Kubernetes has.
-func newClient(config *rest.Config, path string, gv schema.GroupVersion, add func(*runtime.Scheme) error) (*rest.RESTClient, error) {
+// NewClient returns a client for one group at a path, "/api" for the core's or
+// "/apis", which speaks protobuf. A clientset would link every group Kubernetes has.
+func NewClient(config *rest.Config, path string, gv schema.GroupVersion, add func(*runtime.Scheme) error) (*rest.RESTClient, error) {
 	scheme := runtime.NewScheme()
 	if err := add(scheme); err != nil {
 		return nil, fmt.Errorf("registering %v: %w", gv, err)

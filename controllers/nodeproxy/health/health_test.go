@@ -113,8 +113,8 @@ func TestNodePorts(t *testing.T) {
 
 	now := time.Now()
 	taken = errors.New("address in use")
-	if err := n.Reconcile(t.Context(), now); !errors.Is(err, taken) {
-		t.Fatalf("a port that is taken: %v", err)
+	if failed := n.Reconcile(t.Context(), now); len(failed) != 1 || !errors.Is(failed["ns/web"], taken) {
+		t.Fatalf("a port that is taken: %v", failed)
 	}
 	taken = nil
 	if err := n.Reconcile(t.Context(), now.Add(time.Second)); err != nil || at != "" {

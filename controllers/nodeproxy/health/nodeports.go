@@ -3,7 +3,6 @@ package health
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -77,8 +76,8 @@ func (n *NodePorts) SetAddresses(addresses []netip.Addr) {
 
 // Reconcile opens the ports that are missing and closes those not wanted any
 // more. A port that cannot be opened does not keep others from it; it is tried
-// again by a later call.
-func (n *NodePorts) Reconcile(ctx context.Context, now time.Time) error {
+// again by a later call. The result has the reason by Service, nil if all are open.
+func (n *NodePorts) Reconcile(ctx context.Context, now time.Time) map[string]error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if !n.stale || now.Before(n.retry) {
@@ -96,20 +95,23 @@ func (n *NodePorts) Reconcile(ctx context.Context, now time.Time) error {
 			delete(n.servers, at)
 		}
 	}
-	var errs []error
+	var failed map[string]error
 	for at, service := range wanted {
 		if _, ok := n.servers[at]; ok {
 			continue
 		}
 		if err := n.open(ctx, at, service); err != nil {
-			errs = append(errs, fmt.Errorf("answering at the healthCheckNodePort of %s: %w", service, err))
+			if failed == nil {
+				failed = make(map[string]error)
+			}
+			failed[service] = fmt.Errorf("answering at its healthCheckNodePort: %w", err)
 		}
 	}
-	n.stale = len(errs) > 0
+	n.stale = len(failed) > 0
 	if n.stale {
 		n.retry = now.Add(listenRetry)
 	}
-	return errors.Join(errs...)
+	return failed
 }
 
 // open starts a server that lives until ctx ends, or it is stopped.
