@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -20,6 +21,8 @@ type memoryCloud struct {
 	// apply, when set, is asked before each change takes effect; it may block
 	// or refuse. It is called without the lock.
 	apply func(ctx context.Context, c lb.Change) error
+	// look, when set, is asked before each Observe and Survey.
+	look  func() error
 	calls []string
 	// surveyed says that the whole cloud can be listed at once.
 	surveyed bool
@@ -40,10 +43,16 @@ func (m surveyedCloud) Survey(context.Context) (lb.Survey, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.calls = append(m.calls, "survey")
+	if m.look != nil {
+		if err := m.look(); err != nil {
+			return lb.Survey{}, err
+		}
+	}
 	found := lb.Survey{Kinds: []lb.Kind{"load-balancer", "group"}, Services: map[lb.ServiceRef][]lb.Resource{}}
 	for _, r := range m.things {
 		switch r.Kind {
 		case "group":
+			r.InUse = m.needed(r.Ref)
 			found.Cluster = append(found.Cluster, r)
 		case "load-balancer":
 			found.Services[r.Owners[0].Service] = append(found.Services[r.Owners[0].Service], r)
@@ -74,7 +83,7 @@ func (m *memoryCloud) Desired(_ context.Context, s lb.Service) (lb.Desired, erro
 	}
 	d := lb.Desired{Resources: []lb.Resource{
 		{Ref: group, Owners: []lb.Owner{lb.ByCluster()}, Fields: lb.Fields{}},
-		{Ref: balancer, Owners: owners, DependsOn: []lb.Ref{group}, Fields: lb.Fields{}},
+		{Ref: balancer, Owners: owners, DependsOn: []lb.Ref{group}, Fields: lb.Fields{"scheme": lb.Text(cmp.Or(s.Annotations[scheme], "internet-facing"))}},
 		{Ref: lb.Ref{Kind: "targets", Key: balancer.Key}, Owners: owners, Parent: balancer, Fields: lb.Fields{"nodes": lb.Set(active...)}},
 	}}
 	for _, p := range s.Ports {
@@ -93,6 +102,11 @@ func (m *memoryCloud) Observe(_ context.Context, o lb.Owner) ([]lb.Resource, err
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.calls = append(m.calls, "observe "+o.String())
+	if m.look != nil {
+		if err := m.look(); err != nil {
+			return nil, err
+		}
+	}
 	var seen []lb.Resource
 	for _, r := range m.things {
 		r.InUse = r.OwnedBy(lb.ByCluster()) && m.needed(r.Ref)
@@ -157,7 +171,13 @@ func (m *memoryCloud) since() []string {
 	return calls
 }
 
-// has reports whether a resource is there.
+// put places a thing there, or changes one, as somebody else would.
+func (m *memoryCloud) put(r lb.Resource) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.things[r.Ref] = r
+}
+
 // remove takes a thing and what is inside it away, as somebody else would.
 func (m *memoryCloud) remove(ref lb.Ref) {
 	m.mu.Lock()
@@ -166,6 +186,7 @@ func (m *memoryCloud) remove(ref lb.Ref) {
 	maps.DeleteFunc(m.things, func(_ lb.Ref, r lb.Resource) bool { return r.Parent == ref })
 }
 
+// has reports whether a resource is there.
 func (m *memoryCloud) has(kind lb.Kind, key string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
