@@ -3,6 +3,7 @@ package nft
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -84,16 +85,26 @@ func (b *batch) remove(owner, set string, key []byte) {
 	b.element(sectionDelete, unix.NFT_MSG_DELSETELEM, owner, set, key, value{})
 }
 
+// removeInterval takes one end of an interval, or an interval of several fields, out
+// of a set. Of the value only what tells it from others counts.
+func (b *batch) removeInterval(owner, set string, key []byte, v value) {
+	b.element(sectionDelete, unix.NFT_MSG_DELSETELEM, owner, set, key, v)
+}
+
 // value is what a map's element holds: bytes, a verdict, or (zero) nothing.
-// last marks the end of an interval, exclusive. The comment is for people who
-// list the table, at most 127 bytes.
+// last marks the end of an interval, exclusive; in sets of several fields keyEnd
+// is the last key of one, inclusive. The comment is for people who list the
+// table, at most 127 bytes.
 type value struct {
 	data    []byte
 	verdict bool
 	code    int32
 	chain   string
 	last    bool
+	keyEnd  []byte
 	comment string
+	// timeout is how long an element stays, expires how much of that is left.
+	timeout, expires time.Duration
 }
 
 // element appends one element, to the open message where that is of the same
@@ -116,6 +127,15 @@ func (b *batch) element(s section, typ uint16, owner, set string, key []byte, v 
 	p, at := openAttr(p, unix.NFTA_SET_ELEM_KEY)
 	p = attr{typ: unix.NFTA_DATA_VALUE, data: key}.append(p)
 	closeAttr(p, at)
+	if v.keyEnd != nil {
+		p, at = openAttr(p, attrElementKeyEnd)
+		p = attr{typ: unix.NFTA_DATA_VALUE, data: v.keyEnd}.append(p)
+		closeAttr(p, at)
+	}
+	if v.timeout > 0 {
+		p = attr{typ: unix.NFTA_SET_ELEM_TIMEOUT, data: be64(uint64(v.timeout.Milliseconds()))}.append(p)
+		p = attr{typ: unix.NFTA_SET_ELEM_EXPIRATION, data: be64(uint64(v.expires.Milliseconds()))}.append(p)
+	}
 	if v.verdict || v.data != nil {
 		p, at = openAttr(p, unix.NFTA_SET_ELEM_DATA)
 		p = v.append(p)
@@ -230,6 +250,8 @@ func attrString(typ uint16, s string) attr { return attr{typ: typ, data: append(
 func attrU32(typ uint16, v uint32) attr { return attr{typ: typ, data: be32(v)} }
 
 func be32(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
+
+func be64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
 
 // appendPort, appendFrontend and appendSlot lay keys out the way the registers
 // of the lookups do: each field padded to four bytes.

@@ -22,14 +22,37 @@ func (s *socket) dump(typ uint16, family byte, attrs []attr, restart func(), eac
 	var err error
 	for range dumpTries {
 		restart()
-		if err = s.dumpOnce(typ, family, attrs, each); !errors.Is(err, errInterrupted) {
+		err = s.dumpOnce(typ, family, attrs, func(object []byte) error {
+			d, err := netlink.NewAttributeDecoder(object)
+			if err != nil {
+				return err
+			}
+			d.ByteOrder = binary.BigEndian
+			return each(d)
+		})
+		if !errors.Is(err, errInterrupted) {
 			break
 		}
 	}
 	return err
 }
 
-func (s *socket) dumpOnce(typ uint16, family byte, attrs []attr, each func(*netlink.AttributeDecoder) error) error {
+// list returns the attributes of all objects of a kind.
+func (s *socket) list(typ uint16, family byte, attrs ...attr) (objects [][]byte, err error) {
+	for range dumpTries {
+		objects = nil
+		err = s.dumpOnce(typ, family, attrs, func(object []byte) error {
+			objects = append(objects, object)
+			return nil
+		})
+		if !errors.Is(err, errInterrupted) {
+			break
+		}
+	}
+	return objects, err
+}
+
+func (s *socket) dumpOnce(typ uint16, family byte, attrs []attr, each func(object []byte) error) error {
 	p := appendHeader(nil, unix.NFNL_SUBSYS_NFTABLES<<8|typ, unix.NLM_F_DUMP, 1, family, 0)
 	for _, a := range attrs {
 		p = a.append(p)
@@ -62,12 +85,7 @@ func (s *socket) dumpOnce(typ uint16, family byte, attrs []attr, each func(*netl
 			case failed != nil || len(m.Data) < 4:
 				continue
 			}
-			d, err := netlink.NewAttributeDecoder(m.Data[4:])
-			if err == nil {
-				d.ByteOrder = binary.BigEndian
-				err = each(d)
-			}
-			failed = err
+			failed = each(m.Data[4:])
 		}
 	}
 }

@@ -1,10 +1,7 @@
 package nft
 
 import (
-	"cmp"
 	"fmt"
-	"net/netip"
-	"slices"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -20,19 +17,31 @@ const (
 	probeName  = TableName + "-probe"
 )
 
+// layoutVersion changes whenever what is in the table changes its meaning. A
+// table of another version is not taken over but replaced.
+const layoutVersion = 2
+
 // Maps and sets; their number never changes.
 const (
-	mapServices   = "services"    // address . protocol . port        → verdict
-	mapEndpoints  = "endpoints"   // address . protocol . port . slot → address . port
-	setClusterIPs = "cluster-ips" // addresses of which we answer for every port
-	setHairpin    = "hairpin"     // address . the same address, of the endpoints on this node
-	setPodCIDRs   = "pod-cidrs"   // sources that need no masquerading towards a ClusterIP
+	mapServices     = "services"      // address . protocol . port        → verdict
+	mapEndpoints    = "endpoints"     // address . protocol . port . slot → address . port
+	mapAffinity     = "affinity"      // source . address . protocol . port → slot
+	setSources      = "sources"       // address . protocol . port . source, of frontends that take some sources only
+	setClusterIPs   = "cluster-ips"   // addresses of which we answer for every port
+	setServiceCIDRs = "service-cidrs" // where ClusterIPs come from
+	setHairpin      = "hairpin"       // address . the same address, of the endpoints on this node
+	setPodCIDRs     = "pod-cidrs"     // sources that need no masquerading towards a ClusterIP
 )
+
+// counterAffinityFull counts connections for which the affinity map had no room.
+const counterAffinityFull = "affinity-full"
 
 // Chains that are always there; [class] makes the others.
 const (
 	chainFrontends   = "frontends"
 	chainRefuse      = "refuse"
+	chainWrongPort   = "wrong-port"  // of a ClusterIP
+	chainUnallocated = "unallocated" // ClusterIP
 	chainPrerouting  = "nat-prerouting"
 	chainOutput      = "nat-output"
 	chainPostrouting = "nat-postrouting"
@@ -59,72 +68,127 @@ const (
 	typeIPv6        = 8
 	typeProtocol    = 12
 	typePort        = 13
+	typeClass       = 23 // of a queueing discipline: the packet's priority
 	typeBits        = 6
 	typeVerdict     = 0xffffff00
 	layoutIPv4Field = 4
 	layoutIPv6Field = 16
 )
 
-// createSkeleton writes all but the base chains and the elements.
-func (t *Table) createSkeleton(b *batch) error {
+// sets returns the table's sets and maps.
+func (l *layout) sets() []set {
 	addrType, size := uint32(typeIPv4), uint32(layoutIPv4Field)
-	if t.rules.family == unix.NFPROTO_IPV6 {
+	if l.rules.family == unix.NFPROTO_IPV6 {
 		addrType, size = typeIPv6, layoutIPv6Field
 	}
-	b.put(sectionCreate, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "",
-		attrString(unix.NFTA_TABLE_NAME, b.table), attrU32(unix.NFTA_TABLE_FLAGS, t.flags))
-
 	frontend := concat(addrType, typeProtocol, typePort)
-	newSet(b, set{id: 1, name: mapServices, flags: unix.NFT_SET_MAP, keyType: frontend, keySize: size + 8, dataType: typeVerdict})
-	newSet(b, set{id: 2, name: mapEndpoints, flags: unix.NFT_SET_MAP,
-		keyType: frontend<<typeBits | typeInteger, keySize: size + 12,
-		dataType: concat(addrType, typePort), dataSize: size + 4,
-		userdata: slotTypes(t.rules.family)})
-	newSet(b, set{id: 3, name: setClusterIPs, keyType: addrType, keySize: size})
-	newSet(b, set{id: 4, name: setHairpin, keyType: concat(addrType, addrType), keySize: 2 * size})
-	newSet(b, set{id: 5, name: setPodCIDRs, flags: unix.NFT_SET_INTERVAL, keyType: addrType, keySize: size})
-	for _, e := range intervals(t.podCIDRs) {
-		b.insert("", setPodCIDRs, appendAddr(nil, e.addr), value{last: e.end})
+	out := []set{
+		{name: mapServices, flags: unix.NFT_SET_MAP, keyType: frontend, keySize: size + 8, dataType: typeVerdict},
+		{name: mapEndpoints, flags: unix.NFT_SET_MAP,
+			keyType: frontend<<typeBits | typeInteger, keySize: size + 12,
+			dataType: concat(addrType, typePort), dataSize: size + 4,
+			userdata: slotTypes(l.rules.family)},
+		{name: mapAffinity, flags: unix.NFT_SET_MAP | unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
+			keyType: concat(addrType, addrType, typeProtocol, typePort), keySize: 2*size + 8,
+			dataType: typeClass, dataSize: 4, size: l.affinitySize,
+			userdata: affinityTypes(l.rules.family)},
+		{name: setSources, flags: unix.NFT_SET_INTERVAL | setConcat,
+			keyType: frontend<<typeBits | addrType, keySize: 2*size + 8, fields: []uint32{size, 1, 2, size}},
+		{name: setClusterIPs, keyType: addrType, keySize: size},
+		{name: setServiceCIDRs, flags: unix.NFT_SET_INTERVAL, keyType: addrType, keySize: size},
+		{name: setHairpin, keyType: concat(addrType, addrType), keySize: 2 * size},
+		{name: setPodCIDRs, flags: unix.NFT_SET_INTERVAL, keyType: addrType, keySize: size},
 	}
+	for i := range out {
+		out[i].id = uint32(i + 1)
+	}
+	return out
+}
 
-	newChain(b, "", chainRefuse)
-	newChain(b, "", chainFrontends)
-	return errFirst(
-		newRule(b, "", chainRefuse, t.rules.refuseTCP()),
-		newRule(b, "", chainRefuse, t.rules.refuse()),
-		newRule(b, "", chainFrontends, t.rules.dispatch()),
-		// Once more: a lookup may miss an element that is being replaced.
-		newRule(b, "", chainFrontends, t.rules.dispatch()),
-		newRule(b, "", chainFrontends, t.rules.join(t.rules.inSet(offDst, setClusterIPs, true), t.rules.goTo(chainRefuse))),
-	)
+// chains returns the chains that are always there and no hook, those that others
+// go to first.
+func (l *layout) chains() []chainSpec {
+	r := l.rules
+	return []chainSpec{
+		{name: chainRefuse, rules: [][]expr.Any{r.refuseTCP(), r.refuse()}},
+		// What a program of this node serves at such an address (a DNS cache at
+		// its Service's) is its own affair.
+		{name: chainWrongPort, rules: [][]expr.Any{r.join(r.local(), r.leave()), r.goTo(chainRefuse)}},
+		{name: chainUnallocated, rules: [][]expr.Any{r.join(r.local(), r.leave()), r.drop()}},
+		{name: chainFrontends, rules: [][]expr.Any{
+			r.dispatch(),
+			// Once more: a lookup may miss an element that is being replaced.
+			r.dispatch(),
+			r.join(r.inSet(offDst, setClusterIPs, true), r.goTo(chainWrongPort)),
+			r.join(r.inSet(offDst, setServiceCIDRs, true), r.goTo(chainUnallocated)),
+		}},
+	}
+}
+
+// createSkeleton writes all but the base chains and the elements.
+func (l *layout) createSkeleton(b *batch) error {
+	l.putTable(b)
+	for _, s := range l.sets() {
+		newSet(b, s)
+	}
+	b.put(sectionCreate, unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "",
+		attrString(unix.NFTA_OBJ_TABLE, b.table), attrString(unix.NFTA_OBJ_NAME, counterAffinityFull),
+		attrU32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER), attr{typ: unix.NFTA_OBJ_DATA, nested: []attr{}})
+	for _, c := range l.chains() {
+		newChain(b, "", c.name)
+		for _, rule := range c.rules {
+			if err := newRule(b, "", c.name, rule); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// putTable writes the table itself, or that we take it over as it is.
+func (l *layout) putTable(b *batch) {
+	b.put(sectionCreate, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "",
+		attrString(unix.NFTA_TABLE_NAME, b.table), attrU32(unix.NFTA_TABLE_FLAGS, l.flags),
+		attr{typ: attrTableUserdata, data: udRecord(udTableComment, append([]byte(l.comment()), 0))})
+}
+
+// comment says the layout's version, to us and to who lists the table.
+func (l *layout) comment() string { return fmt.Sprintf("fairway layout %d", l.version) }
+
+// hook is a base chain.
+type hook struct {
+	name     string
+	number   uint32
+	priority int32
+	rules    [][]expr.Any
+}
+
+func (l *layout) hooks() []hook {
+	r := l.rules
+	return []hook{
+		{chainPrerouting, unix.NF_INET_PRE_ROUTING, l.priorities.Destination, [][]expr.Any{r.jump(chainFrontends)}},
+		{chainOutput, unix.NF_INET_LOCAL_OUT, l.priorities.Destination, [][]expr.Any{r.jump(chainFrontends)}},
+		{chainPostrouting, unix.NF_INET_POST_ROUTING, l.priorities.Source, [][]expr.Any{
+			r.masqueradeMarked(),
+			r.join(r.fromItself(), r.masquerade()),
+		}},
+	}
 }
 
 // createHooks writes the base chains. They come last: from then on packets see
 // the table.
-func (t *Table) createHooks(b *batch) error {
-	for _, c := range []struct {
-		name     string
-		hook     uint32
-		priority int32
-		rules    [][]expr.Any
-	}{
-		{chainPrerouting, unix.NF_INET_PRE_ROUTING, priorityDestinationNAT, [][]expr.Any{t.rules.jump(chainFrontends)}},
-		{chainOutput, unix.NF_INET_LOCAL_OUT, priorityDestinationNAT, [][]expr.Any{t.rules.jump(chainFrontends)}},
-		{chainPostrouting, unix.NF_INET_POST_ROUTING, prioritySourceNAT, [][]expr.Any{
-			t.rules.masqueradeMarked(),
-			t.rules.join(t.rules.fromItself(), t.rules.masquerade()),
-		}},
-	} {
+func (l *layout) createHooks(b *batch) error {
+	for _, h := range l.hooks() {
 		b.put(sectionFinish, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, "",
 			attrString(unix.NFTA_CHAIN_TABLE, b.table),
-			attrString(unix.NFTA_CHAIN_NAME, c.name),
+			attrString(unix.NFTA_CHAIN_NAME, h.name),
 			attrString(unix.NFTA_CHAIN_TYPE, "nat"),
 			attr{typ: unix.NFTA_CHAIN_HOOK, nested: []attr{
-				attrU32(unix.NFTA_HOOK_HOOKNUM, c.hook),
-				attrU32(unix.NFTA_HOOK_PRIORITY, uint32(c.priority)),
+				attrU32(unix.NFTA_HOOK_HOOKNUM, h.number),
+				attrU32(unix.NFTA_HOOK_PRIORITY, uint32(h.priority)),
 			}})
-		for _, rule := range c.rules {
-			if err := putRule(b, sectionFinish, "", c.name, rule); err != nil {
+		for _, rule := range h.rules {
+			if err := putRule(b, sectionFinish, "", h.name, rule); err != nil {
 				return err
 			}
 		}
@@ -143,8 +207,22 @@ type set struct {
 	flags              uint32
 	keyType, keySize   uint32
 	dataType, dataSize uint32
+	size               uint32   // most elements, 0 for no limit
+	fields             []uint32 // sizes of what an interval set's key is made of, if of several
 	userdata           []byte
 }
+
+// setConcat is NFT_SET_CONCAT of linux/netfilter/nf_tables.h (Linux 5.6): the key
+// of an interval set is made of several fields, each with an interval of its own.
+const setConcat = 0x80
+
+// Attributes that golang.org/x/sys/unix lacks, from the same file.
+const (
+	attrSetFieldLen   = 1
+	attrSetConcat     = 2
+	attrElementKeyEnd = 10
+	attrTableUserdata = 6
+)
 
 func newSet(b *batch, s set) {
 	attrs := []attr{
@@ -157,6 +235,20 @@ func newSet(b *batch, s set) {
 	}
 	if s.flags&unix.NFT_SET_MAP != 0 {
 		attrs = append(attrs, attrU32(unix.NFTA_SET_DATA_TYPE, s.dataType), attrU32(unix.NFTA_SET_DATA_LEN, s.dataSize))
+	}
+	var description []attr
+	if s.size > 0 {
+		description = append(description, attrU32(unix.NFTA_SET_DESC_SIZE, s.size))
+	}
+	if s.fields != nil {
+		list := attr{typ: attrSetConcat}
+		for _, f := range s.fields {
+			list.nested = append(list.nested, attr{typ: unix.NFTA_LIST_ELEM, nested: []attr{attrU32(attrSetFieldLen, f)}})
+		}
+		description = append(description, list)
+	}
+	if description != nil {
+		attrs = append(attrs, attr{typ: unix.NFTA_SET_DESC, nested: description})
 	}
 	if s.userdata != nil {
 		attrs = append(attrs, attr{typ: unix.NFTA_SET_USERDATA, data: s.userdata})
@@ -199,44 +291,6 @@ func concat(types ...uint32) uint32 {
 		out = out<<typeBits | t
 	}
 	return out
-}
-
-// bound is one end of an interval; end marks the first address after it.
-type bound struct {
-	addr netip.Addr
-	end  bool
-}
-
-// intervals returns the bounds of the prefixes as an interval set wants them:
-// ascending, without overlaps.
-func intervals(prefixes []netip.Prefix) []bound {
-	sorted := slices.Clone(prefixes)
-	slices.SortFunc(sorted, func(a, b netip.Prefix) int {
-		return cmp.Or(a.Masked().Addr().Compare(b.Masked().Addr()), cmp.Compare(a.Bits(), b.Bits()))
-	})
-	var out []bound
-	var covered netip.Prefix
-	for _, p := range sorted {
-		p = p.Masked()
-		if covered.IsValid() && covered.Contains(p.Addr()) {
-			continue
-		}
-		covered = p
-		out = append(out, bound{addr: p.Addr()})
-		if next := lastAddr(p).Next(); next.IsValid() {
-			out = append(out, bound{addr: next, end: true})
-		}
-	}
-	return out
-}
-
-func lastAddr(p netip.Prefix) netip.Addr {
-	raw := p.Addr().AsSlice()
-	for bit := p.Bits(); bit < len(raw)*8; bit++ {
-		raw[bit/8] |= 0x80 >> (bit % 8)
-	}
-	last, _ := netip.AddrFromSlice(raw)
-	return last
 }
 
 func errFirst(errs ...error) error {

@@ -212,21 +212,22 @@ const (
 	attrTableHandle = 4
 )
 
-// table is what the kernel says about a table.
-type table struct {
-	handle uint64
-	use    uint32 // chains, sets and objects in it
-	flags  uint32
+// tableInfo is what the kernel says about a table.
+type tableInfo struct {
+	handle  uint64
+	use     uint32 // chains, sets and objects in it
+	flags   uint32
+	comment string
 }
 
 // getTable returns ok false when there is no table of that name in the family.
-func (s *socket) getTable(family byte, name string) (t table, ok bool, err error) {
+func (s *socket) getTable(family byte, name string) (t tableInfo, ok bool, err error) {
 	d, err := s.get(unix.NFT_MSG_GETTABLE, family, attrString(unix.NFTA_TABLE_NAME, name))
 	if errors.Is(err, unix.ENOENT) {
-		return table{}, false, nil
+		return tableInfo{}, false, nil
 	}
 	if err != nil {
-		return table{}, false, fmt.Errorf("asking for the table %q: %w", name, err)
+		return tableInfo{}, false, fmt.Errorf("asking for the table %q: %w", name, err)
 	}
 	for d.Next() {
 		switch d.Type() {
@@ -236,9 +237,34 @@ func (s *socket) getTable(family byte, name string) (t table, ok bool, err error
 			t.use = d.Uint32()
 		case unix.NFTA_TABLE_FLAGS:
 			t.flags = d.Uint32()
+		case attrTableUserdata:
+			t.comment = udComment(d.Bytes())
 		}
 	}
 	return t, true, d.Err()
+}
+
+// counter returns the packets that a named counter has seen.
+func (s *socket) counter(family byte, table, name string) (packets uint64, err error) {
+	d, err := s.get(unix.NFT_MSG_GETOBJ, family, attrString(unix.NFTA_OBJ_TABLE, table),
+		attrString(unix.NFTA_OBJ_NAME, name), attrU32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER))
+	if err != nil {
+		return 0, fmt.Errorf("asking for the counter %q: %w", name, err)
+	}
+	for d.Next() {
+		if d.Type() == unix.NFTA_OBJ_DATA {
+			d.Nested(func(d *netlink.AttributeDecoder) error {
+				d.ByteOrder = binary.BigEndian
+				for d.Next() {
+					if d.Type() == unix.NFTA_COUNTER_PACKETS {
+						packets = d.Uint64()
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return packets, d.Err()
 }
 
 // generation returns the ruleset's generation, which every change of any table

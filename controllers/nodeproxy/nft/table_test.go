@@ -33,7 +33,10 @@ func open(t *testing.T, host *sandbox.NetNS, owned bool) *Table {
 	t.Helper()
 	var table *Table
 	err := host.Do(func() (err error) {
-		table, err = Open(Config{PodCIDRs: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}, MasqueradeMark: 1 << 14, Shared: !owned})
+		table, err = Open(Config{
+			Pods: Pods{By: PodsByAddress}, Ranges: Ranges{Pods: []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16")}},
+			MasqueradeMark: 1 << 14, Shared: !owned,
+		})
 		return err
 	})
 	if err != nil {
@@ -349,7 +352,7 @@ func TestSharedFrontend(t *testing.T) {
 	expect := func(owner string, waiting ...Frontend) {
 		t.Helper()
 		loser := map[string]string{"ns/one": "ns/two", "ns/two": "ns/one"}[owner]
-		if got := table.known.owners[f]; got != owner {
+		if got := table.known.frontends[f].owner; got != owner {
 			t.Errorf("owned by %q, want %q", got, owner)
 		}
 		if got := table.Waiting(loser); !slices.Equal(got, waiting) {
@@ -364,7 +367,7 @@ func TestSharedFrontend(t *testing.T) {
 	mustApply(t, table, map[string]*Service{"ns/one": one})
 	expect("ns/two", f)
 	mustApply(t, table, map[string]*Service{"ns/one": nil, "ns/two": nil})
-	if len(table.known.owners)+len(table.known.waiting)+len(table.known.members)+len(table.known.services) != 0 {
+	if len(table.known.frontends)+len(table.known.waiting)+len(table.known.members)+len(table.known.services) != 0 {
 		t.Errorf("left in memory: %+v", table.known)
 	}
 }

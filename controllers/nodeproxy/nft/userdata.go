@@ -18,6 +18,9 @@ const (
 	udDataTypeof    = 4
 
 	udElementComment = 0 // of an element, where the others are of a set
+	udTableComment   = 0 // of a table
+
+	byteOrderHost = 1
 
 	udTypeofExpr = 0 // a number of nft's enum expr_types
 	udTypeofData = 1 // what that expression needs
@@ -42,19 +45,38 @@ const maxComment = 127
 // slotTypes declares the endpoints map: typeof ip daddr . meta l4proto . th
 // dport . numgen random mod 65536 : ip daddr . th dport.
 func slotTypes(family byte) []byte {
-	address := udPayload(protocolIPv4, fieldIPv4Dst)
-	if family == unix.NFPROTO_IPV6 {
-		address = udPayload(protocolIPv6, fieldIPv6Dst)
-	}
-	port := udPayload(protocolTransport, fieldPort)
-	protocol := udExpr(exprMeta, udNumber(0, unix.NFT_META_L4PROTO))
+	address, port := udAddress(family, false), udPayload(protocolTransport, fieldPort)
 	slot := udExpr(exprNumgen, udNumber(0, unix.NFT_NG_RANDOM), udNumber(1, 1<<16), udNumber(2, 0))
 	return udJoin(
 		udNumber(udKeyByteOrder, 0), udNumber(udDataByteOrder, 0),
-		udRecord(udKeyTypeof, udConcat(address, protocol, port, slot)),
+		udRecord(udKeyTypeof, udConcat(address, udMeta(unix.NFT_META_L4PROTO), port, slot)),
 		udRecord(udDataTypeof, udConcat(address, port)),
 	)
 }
+
+// affinityTypes declares the affinity map: typeof ip saddr . ip daddr . meta
+// l4proto . th dport : meta priority.
+func affinityTypes(family byte) []byte {
+	return udJoin(
+		udNumber(udKeyByteOrder, 0), udNumber(udDataByteOrder, byteOrderHost),
+		udRecord(udKeyTypeof, udConcat(udAddress(family, true), udAddress(family, false),
+			udMeta(unix.NFT_META_L4PROTO), udPayload(protocolTransport, fieldPort))),
+		udRecord(udDataTypeof, udMeta(unix.NFT_META_PRIORITY)),
+	)
+}
+
+func udAddress(family byte, source bool) []byte {
+	protocol, field := uint32(protocolIPv4), uint32(fieldIPv4Dst)
+	if family == unix.NFPROTO_IPV6 {
+		protocol, field = protocolIPv6, fieldIPv6Dst
+	}
+	if source {
+		field-- // it comes before in the header
+	}
+	return udPayload(protocol, field)
+}
+
+func udMeta(key uint32) []byte { return udExpr(exprMeta, udNumber(0, key)) }
 
 func udConcat(parts ...[]byte) []byte {
 	var fields [][]byte
@@ -86,4 +108,14 @@ func udJoin(parts ...[]byte) []byte {
 		out = append(out, p...)
 	}
 	return out
+}
+
+// udComment returns the comment in an element's or a table's userdata, if any.
+func udComment(userdata []byte) string {
+	for p := userdata; len(p) >= 2 && len(p) >= 2+int(p[1]); p = p[2+int(p[1]):] {
+		if p[0] == udElementComment && p[1] > 0 {
+			return string(p[2 : 1+int(p[1])]) // without the final zero
+		}
+	}
+	return ""
 }

@@ -1,0 +1,232 @@
+package nft
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Load brings the table to these Services, whatever is there: it is the first
+// thing to do, and what to do after [ErrLost].
+//
+// A table that an earlier run left, of the same layout, is taken over: read once,
+// and changed where it differs, so that connections, clients' affinity and
+// counters stay. Any other is replaced, and what is known about clients carried
+// over. While that happens, a second table of the same content carries traffic: a
+// packet on its way at the moment of a commit could pass between old and new.
+//
+// rejected holds the Services the kernel refused, each with its reason; all
+// others are in place. With an error, part of them may be.
+func (t *Table) Load(services map[string]*Service) (rejected map[string]error, err error) {
+	t.loaded = false
+	found, err := t.survey()
+	if err != nil {
+		return nil, err
+	}
+	if found != nil {
+		t.stats.Dumps++
+		rejected, err = t.takeOver(found, services)
+		if err == nil || !errors.Is(err, errUnfit) {
+			return rejected, err
+		}
+	}
+	if rejected, err = t.replace(found, services); err != nil {
+		return nil, fmt.Errorf("loading the table %q: %w", TableName, err)
+	}
+	return rejected, t.remember()
+}
+
+// errUnfit says that a table cannot be taken over.
+var errUnfit = errors.New("the table found cannot be taken over")
+
+// takeOver changes the table that was found to what is wanted.
+func (t *Table) takeOver(found *survey, services map[string]*Service) (map[string]error, error) {
+	if err := found.fits(&t.layout); err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnfit, err)
+	}
+	known, err := t.read(found)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnfit, err)
+	}
+	t.known = known
+	tx := newTransaction(&t.known, t.layout.rules, TableName)
+	if err := t.refresh(tx.batch, found, &t.known); err != nil {
+		return nil, err
+	}
+	for set, ranges := range t.ranges {
+		tx.setRanges(set, ranges)
+	}
+	if err := t.commit(tx.batch); err != nil {
+		if errors.Is(err, unix.EPERM) {
+			return nil, fmt.Errorf("taking over the table %q: %w", TableName, err)
+		}
+		return nil, fmt.Errorf("%w: %w", errUnfit, err)
+	}
+	if err := t.remember(); err != nil {
+		return nil, err
+	}
+	rejected := make(map[string]error)
+	if err := t.writer().apply(slices.Sorted(maps.Keys(services)), services, rejected); err != nil {
+		return nil, err
+	}
+	if err := t.releaseUnclaimed(); err != nil {
+		return nil, err
+	}
+	if !t.known.hooked {
+		if err := t.writer().hookUp(); err != nil {
+			return nil, err
+		}
+	}
+	return rejected, errFirst(t.remove(bridgeName), t.remember())
+}
+
+// releaseUnclaimed takes out what an earlier run left and nobody wants, in
+// transactions that any socket takes.
+func (t *Table) releaseUnclaimed() error {
+	var frontends []Frontend
+	for f, have := range t.known.frontends {
+		if have.found {
+			frontends = append(frontends, f)
+		}
+	}
+	slices.SortFunc(frontends, Frontend.compare)
+	var members []member
+	for m, users := range t.known.members {
+		if users == 0 {
+			members = append(members, m)
+		}
+	}
+	const atOnce = 500
+	for len(frontends)+len(members) > 0 {
+		tx := newTransaction(&t.known, t.layout.rules, TableName)
+		n := min(len(frontends), atOnce)
+		for _, f := range frontends[:n] {
+			tx.release(f)
+		}
+		frontends = frontends[n:]
+		n = min(len(members), atOnce)
+		for _, m := range members[:n] {
+			tx.remove("", m.set, m.key(nil))
+			put(tx, t.known.members, m, 0, false)
+		}
+		members = members[n:]
+		if err := t.commit(tx.batch); err != nil {
+			tx.rollback(false)
+			return fmt.Errorf("taking out what no Service wants any more: %w", err)
+		}
+	}
+	return nil
+}
+
+// replace puts a new table in place, without a moment in which packets see none
+// if there was one before.
+func (t *Table) replace(found *survey, services map[string]*Service) (map[string]error, error) {
+	var clients []client
+	if found != nil {
+		clients = t.clients(found)
+		bridge := newState()
+		rejected, err := writer{t, bridgeName, &bridge}.create(services, clients)
+		if err != nil {
+			return nil, err
+		}
+		services = maps.Clone(services)
+		for name := range rejected {
+			delete(services, name)
+		}
+		again, err := t.writer().create(services, clients)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(rejected, again)
+		return rejected, t.remove(bridgeName)
+	}
+	rejected, err := t.writer().create(services, nil)
+	if err != nil {
+		return nil, err
+	}
+	return rejected, t.remove(bridgeName)
+}
+
+// client is what session affinity knows about one source.
+type client struct {
+	source           netip.Addr
+	frontend         Frontend
+	endpoint         netip.AddrPort
+	local            bool // of the local pool
+	timeout, expires time.Duration
+}
+
+// clients returns what a table that is about to be replaced knows of clients:
+// nothing where it cannot be read, for then it is not worth holding traffic up.
+func (t *Table) clients(found *survey) []client {
+	for _, s := range t.layout.sets() {
+		have := found.sets[s.name]
+		if (s.name == mapAffinity || s.name == mapEndpoints) && (have.keySize != s.keySize || have.dataSize != s.dataSize) {
+			return nil
+		}
+	}
+	endpoints, err := t.elements(TableName, mapEndpoints)
+	if err != nil {
+		return nil
+	}
+	affinity, err := t.elements(TableName, mapAffinity)
+	if err != nil {
+		return nil
+	}
+	type slot struct {
+		frontend Frontend
+		number   uint32
+	}
+	r := t.layout.rules
+	at := make(map[slot]netip.AddrPort, len(endpoints))
+	for _, e := range endpoints {
+		if f, number, err := r.cutSlot(e.key); err == nil {
+			at[slot{f, number}] = r.cutEndpoint(e.data)
+		}
+	}
+	var out []client
+	for _, e := range affinity {
+		source, rest := r.cutAddr(e.key)
+		f, _ := r.cutFrontend(rest)
+		if len(e.data) != 4 || e.timeout == 0 || e.expires == 0 {
+			continue
+		}
+		number := nativeU32(e.data)
+		if endpoint, ok := at[slot{f, number}]; ok {
+			out = append(out, client{source, f, endpoint, number >= localSlot, e.timeout, e.expires})
+		}
+	}
+	return out
+}
+
+// remind writes what is known about clients into a table that has the frontends.
+func (tx *transaction) remind(clients []client) {
+	for _, c := range clients {
+		f := tx.state.frontends[c.frontend]
+		p, first := f.cluster, 0
+		if c.local {
+			p, first = f.local, localSlot
+		}
+		if i := slices.Index(p.slots, c.endpoint); i >= 0 && p.sticky != nil {
+			key := appendFrontend(appendAddr(tx.key[:0], c.source), c.frontend)
+			tx.insert("", mapAffinity, key, value{data: native32(uint32(first + i)), timeout: c.timeout, expires: c.expires})
+		}
+	}
+}
+
+// remind is the same in transactions that any socket takes.
+func (w writer) remind(clients []client) error {
+	for some := range slices.Chunk(clients, 500) {
+		tx := newTransaction(w.state, w.layout.rules, w.name)
+		tx.remind(some)
+		if err := w.commit(tx.batch); err != nil {
+			return fmt.Errorf("carrying session affinity over: %w", err)
+		}
+	}
+	return nil
+}
