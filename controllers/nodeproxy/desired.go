@@ -9,9 +9,15 @@ import (
 
 // view is what decides about a Service besides itself and its endpoints.
 type view struct {
-	ipv6 bool // the family asked about
+	ipv6 bool   // the family asked about
+	zone string // of this node, empty if unknown
+	// nodeAddresses are the Node's own.
+	nodeAddresses []netip.Addr
 	// nodePortAddresses are the addresses at which this node answers NodePorts.
 	nodePortAddresses []netip.Addr
+	// healthPort is where this node tells load balancers whether to send it
+	// traffic, 0 for nowhere.
+	healthPort uint16
 }
 
 func (v view) has(a netip.Addr) bool { return a.Is6() == v.ipv6 }
@@ -56,16 +62,19 @@ func desired(s service, endpoints []endpointSlice, v view) forwarding {
 	if s.externalLocal {
 		external = nft.ExternalLocal
 	}
+	sources := s.sourcesOf(v)
 	for _, p := range s.ports {
 		pools := poolsOf(p, endpoints, v)
 		out.service.LocalEndpoints = append(out.service.LocalEndpoints, pools.localAddrs()...)
-		add := func(policy nft.Policy, port uint16, addrs []netip.Addr) {
+		add := func(policy nft.Policy, port uint16, addrs []netip.Addr, sources ...netip.Prefix) {
 			for _, a := range addrs {
 				f := nft.Frontend{Addr: a, Protocol: p.protocol, Port: port}
 				if _, taken := out.service.Frontends[f]; taken || !v.has(a) || port == 0 {
 					continue
 				}
-				out.service.Frontends[f] = pools.backends(policy)
+				b := pools.backends(policy)
+				b.Affinity, b.Sources = s.affinity, sources
+				out.service.Frontends[f] = b
 				if p.protocol == nft.UDP {
 					out.serving[f] = pools.serving
 				}
@@ -73,9 +82,10 @@ func desired(s service, endpoints []endpointSlice, v view) forwarding {
 		}
 		add(internal, p.port, s.clusterIPs)
 		add(external, p.port, s.externalIPs)
-		add(external, p.port, s.loadBalancerIPs)
+		add(external, p.port, s.loadBalancerIPs, sources...)
 		add(external, p.nodePort, v.nodePortAddresses)
 	}
+	answerProbes(s, v, out.service.Frontends)
 	slices.SortFunc(out.service.LocalEndpoints, netip.Addr.Compare)
 	out.service.LocalEndpoints = slices.Compact(out.service.LocalEndpoints)
 	return out
@@ -142,7 +152,7 @@ func poolsOf(p servicePort, endpointSlices []endpointSlice, v view) pools {
 	}
 	isLocal := func(e endpoint) bool { return e.local }
 	return pools{
-		cluster: usable(merged, func(endpoint) bool { return true }),
+		cluster: usable(merged, near(merged, v.zone)),
 		local:   usable(merged, isLocal),
 		serving: sorted(merged, func(e endpoint) bool { return e.ready || e.serving }),
 	}

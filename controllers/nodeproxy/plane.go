@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"k8s.io/klog/v2"
@@ -30,6 +31,9 @@ type plane struct {
 	known   map[string]forwarding // in the kernel
 	pending map[string]struct{}   // Services of which the two may differ
 	loaded  bool
+
+	ranges        nft.Ranges // wanted
+	rangesPending bool       // the kernel may have others
 
 	quarantine map[string]quarantined
 	report     *report
@@ -72,6 +76,13 @@ func (p *plane) want(name string, f *forwarding) {
 	}
 	p.wanted[name] = *f
 	p.checks.Set(name, f.healthCheckPort, f.localReady)
+}
+
+// setRanges notes the address ranges to tell Pods and ClusterIPs by.
+func (p *plane) setRanges(r nft.Ranges) {
+	if !slices.Equal(r.Pods, p.ranges.Pods) || !slices.Equal(r.Services, p.ranges.Services) {
+		p.ranges, p.rangesPending = r, true
+	}
 }
 
 // sync brings the kernel to what is wanted. After an error all that is missing
@@ -118,6 +129,14 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 // program loads the table the first time and when it was lost, and changes what
 // is pending otherwise.
 func (p *plane) program(ctx context.Context) (map[string]error, error) {
+	if p.rangesPending {
+		if err := p.table.SetRanges(p.ranges); errors.Is(err, nft.ErrLost) {
+			p.lost(ctx)
+		} else if err != nil {
+			return nil, err
+		}
+		p.rangesPending = false
+	}
 	if p.loaded {
 		changes := make(map[string]*nft.Service, len(p.pending))
 		for name := range p.pending {

@@ -12,7 +12,6 @@ package nodeproxy
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -21,6 +20,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
 
@@ -37,7 +37,7 @@ const MasqueradeMark = 1 << 14
 const (
 	// verifyEvery bounds how long another program's flush goes unnoticed where
 	// the kernel does not forbid it.
-	verifyEvery = time.Second
+	verifyEvery = 250 * time.Millisecond
 	sweepEvery  = 30 * time.Second
 	// retryAfter is the pause after a transaction that failed as a whole.
 	retryAfter = time.Second
@@ -52,10 +52,28 @@ type Config struct {
 	// PodCIDRs are the address ranges of all Pods of the cluster. Connections
 	// from elsewhere to a ClusterIP are masqueraded; without ranges none are.
 	PodCIDRs []netip.Prefix
+	// DetectLocal says how packets of Pods are told from others.
+	DetectLocal DetectLocal
+	// PodInterface is the name, or its beginning, of the interfaces Pods are
+	// behind, where DetectLocal goes by that.
+	PodInterface string
+	// MasqueradeAll masquerades also Pods' connections to ClusterIPs.
+	MasqueradeAll bool
+	// NATPriorities are those of the hooks in the packet filter.
+	NATPriorities nft.Priorities
+	// AffinitySize is how many clients session affinity remembers, in each
+	// family; 0 means [nft.DefaultAffinitySize].
+	AffinitySize uint32
 	// NodePortAddresses are ranges: NodePorts are answered at this node's
-	// addresses within them, loopback excepted. Empty means at the Node
-	// object's own addresses.
+	// addresses within them, and in a family of which there is none at all of
+	// them; loopback and link-local addresses excepted. Empty means at the
+	// Node object's own addresses.
 	NodePortAddresses []netip.Prefix
+	// PrimaryNodePorts adds the Node object's own addresses to those ranges.
+	PrimaryNodePorts bool
+	// HealthPort is where this node answers /healthz; load balancers that ask
+	// at their own address get that answer too. 0 means nowhere.
+	HealthPort uint16
 	// IPv6 adds that family to IPv4.
 	IPv6 bool
 	// SharedTable leaves the table open to other programs' changes also where
@@ -82,6 +100,14 @@ func (c Config) listen() health.Listen {
 	return (&net.ListenConfig{}).Listen
 }
 
+// table is what one family's table is told.
+func (c Config) table(ipv6 bool) nft.Config {
+	return nft.Config{
+		IPv6: ipv6, Pods: c.pods(ipv6), MasqueradeAll: c.MasqueradeAll, MasqueradeMark: c.MasqueradeMark,
+		Priorities: c.NATPriorities, AffinitySize: c.AffinitySize, Shared: c.SharedTable,
+	}
+}
+
 // Families returns the families a proxy of this configuration serves.
 func (c Config) Families() []health.Family {
 	if c.IPv6 {
@@ -99,11 +125,12 @@ type Proxy struct {
 	flows   *conntrack
 	closers []func()
 
-	nodePortAddresses []netip.Addr
-	told              map[string]string // Service → what of it was logged as ignored
-	quarantined       atomic.Int64
-	programmed        atomic.Pointer[time.Time] // all handed over before is in the kernel
-	first             chan struct{}             // closed when programmed is set
+	interfaces   *interfaces // nil where nobody asks
+	surroundings surroundings
+	told         map[string]string // Service → what of it was logged as ignored
+	quarantined  atomic.Int64
+	programmed   atomic.Pointer[time.Time] // all handed over before is in the kernel
+	first        chan struct{}             // closed when programmed is set
 }
 
 // New opens what a Proxy needs of the kernel, in the network namespace of the
@@ -123,11 +150,18 @@ func New(c Config, h *health.Health) (*Proxy, error) {
 	}
 	p.closers = append(p.closers, p.flows.close)
 	p.flows.metrics = c.Metrics
+	if len(c.NodePortAddresses) > 0 {
+		if p.interfaces, err = newInterfaces(); err != nil {
+			p.Close()
+			return nil, err
+		}
+		p.closers = append(p.closers, p.interfaces.close)
+	}
 	for _, ipv6 := range []bool{false, true} {
 		if ipv6 && !c.IPv6 {
 			continue
 		}
-		plane, err := newPlane(nft.Config{IPv6: ipv6, PodCIDRs: c.PodCIDRs, MasqueradeMark: c.MasqueradeMark, Shared: c.SharedTable}, p.flows, health.NewNodePorts(h, c.listen()))
+		plane, err := newPlane(c.table(ipv6), p.flows, health.NewNodePorts(h, c.listen()))
 		if err != nil {
 			p.Close()
 			return nil, err
@@ -176,6 +210,7 @@ func (p *Proxy) follow(ctx context.Context) {
 	defer verify.Stop()
 	defer sweep.Stop()
 	logger := klog.FromContext(ctx)
+	addresses := p.addressChanges()
 	var last, blocked time.Time // the last round; no transaction before
 	for {
 		select {
@@ -183,12 +218,18 @@ func (p *Proxy) follow(ctx context.Context) {
 			return
 		case <-sweep.C:
 			p.sweep(ctx)
-			continue
+			if p.interfaces == nil {
+				continue
+			}
 		case <-verify.C:
 			for _, plane := range p.planes {
 				if err := plane.verify(ctx); err != nil {
 					logger.Error(err, "Could not verify the forwarding table")
 				}
+			}
+		case _, open := <-addresses:
+			if !open {
+				addresses = nil // there were more than the socket holds; the sweep looks too
 			}
 		case <-p.tracker.signal:
 			if !pause(ctx, time.Until(last.Add(p.config.MinSyncPeriod))) {
@@ -229,11 +270,13 @@ func pause(ctx context.Context, d time.Duration) bool {
 func (p *Proxy) decide(ctx context.Context) {
 	node := p.tracker.node()
 	p.health.SetEligible(node.eligible)
-	addresses := p.addressesOf(ctx, node)
-	c := p.tracker.take(!slices.Equal(addresses, p.nodePortAddresses))
-	p.nodePortAddresses = addresses
+	around := p.lookAround(ctx, node)
+	c := p.tracker.take(!around.equal(p.surroundings))
+	p.surroundings = around
+	ranges := nft.Ranges{Pods: p.config.podCIDRs(node), Services: p.tracker.serviceCIDRs()}
 	for _, plane := range p.planes {
-		plane.checks.SetAddresses(view{ipv6: plane.ipv6}.own(addresses))
+		plane.setRanges(ranges)
+		plane.checks.SetAddresses(view{ipv6: plane.ipv6}.own(around.nodePorts))
 	}
 	for name, s := range c.services {
 		p.tell(ctx, name, s)
@@ -242,7 +285,10 @@ func (p *Proxy) decide(ctx context.Context) {
 				plane.want(name, nil)
 				continue
 			}
-			f := desired(*s, c.slices[name], view{ipv6: plane.ipv6, nodePortAddresses: addresses})
+			f := desired(*s, c.slices[name], view{
+				ipv6: plane.ipv6, zone: around.zone, nodeAddresses: around.addresses,
+				nodePortAddresses: around.nodePorts, healthPort: p.config.HealthPort,
+			})
 			plane.want(name, &f)
 		}
 	}
@@ -284,41 +330,34 @@ func (p *Proxy) sweep(ctx context.Context) {
 	}
 }
 
-// addressesOf returns where this node answers NodePorts.
-func (p *Proxy) addressesOf(ctx context.Context, n node) []netip.Addr {
-	if len(p.config.NodePortAddresses) == 0 {
-		return n.addresses
+// lookAround returns what of the node decides about all Services.
+func (p *Proxy) lookAround(ctx context.Context, n node) surroundings {
+	out := surroundings{zone: n.zone, addresses: n.addresses, nodePorts: n.addresses}
+	if p.interfaces == nil {
+		return out
 	}
-	addresses, err := interfaceAddresses(p.config.NodePortAddresses)
+	addresses, err := p.interfaces.within(p.config.NodePortAddresses)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "NodePorts stay at the addresses known so far")
-		return p.nodePortAddresses
+		out.nodePorts = p.surroundings.nodePorts
+		return out
 	}
-	return addresses
+	if p.config.PrimaryNodePorts {
+		addresses = append(addresses, n.addresses...)
+		slices.SortFunc(addresses, netip.Addr.Compare)
+		addresses = slices.Compact(addresses)
+	}
+	out.nodePorts = addresses
+	return out
 }
 
-// interfaceAddresses returns this node's addresses within the ranges, sorted.
-func interfaceAddresses(within []netip.Prefix) ([]netip.Addr, error) {
-	all, err := net.InterfaceAddrs()
-	if err != nil {
-		return nil, fmt.Errorf("listing the addresses of this node: %w", err)
+// addressChanges returns what tells that the node's addresses changed, nil where
+// nobody asks.
+func (p *Proxy) addressChanges() <-chan netlink.AddrUpdate {
+	if p.interfaces == nil {
+		return nil
 	}
-	var out []netip.Addr
-	for _, a := range all {
-		p, err := netip.ParsePrefix(a.String())
-		if err != nil {
-			continue
-		}
-		addr := p.Addr().Unmap()
-		if addr.IsLoopback() || addr.IsLinkLocalUnicast() {
-			continue
-		}
-		if slices.ContainsFunc(within, func(r netip.Prefix) bool { return r.Contains(addr) }) {
-			out = append(out, addr)
-		}
-	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out), nil
+	return p.interfaces.changed
 }
 
 // tell logs once what a Service asks for and does not get.

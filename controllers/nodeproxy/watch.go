@@ -3,10 +3,13 @@ package nodeproxy
 import (
 	"context"
 	"fmt"
+	"net/netip"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -32,6 +35,7 @@ type tracker struct {
 	services *store[*corev1.Service, service]
 	slices   *store[*discoveryv1.EndpointSlice, endpointSlice]
 	nodes    *store[*corev1.Node, node]
+	ranges   *store[*networkingv1.ServiceCIDR, []netip.Prefix]
 
 	slicesOf map[string]map[string]struct{} // Service → its slices' keys
 	dirty    map[string]struct{}            // Services
@@ -65,6 +69,11 @@ func newTracker(nodeName string) *tracker {
 		mu: &t.mu, records: make(map[string]node),
 		convert: func(n *corev1.Node) (node, bool) { return newNode(n), n.Name == nodeName },
 		changed: func(string, *node, *node) { t.wake() },
+	}
+	t.ranges = &store[*networkingv1.ServiceCIDR, []netip.Prefix]{
+		mu: &t.mu, records: make(map[string][]netip.Prefix),
+		convert: func(c *networkingv1.ServiceCIDR) ([]netip.Prefix, bool) { return parsePrefixes(c.Spec.CIDRs), true },
+		changed: func(string, *[]netip.Prefix, *[]netip.Prefix) { t.wake() },
 	}
 	return t
 }
@@ -124,6 +133,19 @@ func (t *tracker) node() node {
 	return node{}
 }
 
+// serviceCIDRs returns where ClusterIPs come from, sorted; nothing where the API
+// server does not say.
+func (t *tracker) serviceCIDRs() []netip.Prefix {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []netip.Prefix
+	for _, r := range t.ranges.records {
+		out = append(out, r...)
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out
+}
+
 // changes is what a tracker hands over: every named Service, nil if it is gone,
 // with its endpoints.
 type changes struct {
@@ -170,6 +192,10 @@ func (t *tracker) watch(ctx context.Context, config *rest.Config, nodeName strin
 	if err != nil {
 		return err
 	}
+	networking, err := NewClient(config, "/apis", networkingv1.SchemeGroupVersion, networkingv1.AddToScheme)
+	if err != nil {
+		return err
+	}
 	servedByUs, err := without(LabelServiceProxyName)
 	if err != nil {
 		return err
@@ -184,6 +210,7 @@ func (t *tracker) watch(ctx context.Context, config *rest.Config, nodeName strin
 		newReflector(ctx, core, "services", servedByUs, withIP, &corev1.Service{}, t.services),
 		newReflector(ctx, discovery, "endpointslices", notHeadless, fields.Everything(), &discoveryv1.EndpointSlice{}, t.slices),
 		newReflector(ctx, core, "nodes", labels.Everything(), own, &corev1.Node{}, t.nodes),
+		newReflector(ctx, networking, "servicecidrs", labels.Everything(), fields.Everything(), &networkingv1.ServiceCIDR{}, t.ranges),
 	} {
 		wg.Go(func() { r.RunWithContext(ctx) })
 	}

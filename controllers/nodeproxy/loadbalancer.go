@@ -1,0 +1,52 @@
+package nodeproxy
+
+import (
+	"net/netip"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
+)
+
+// sourcesOf returns who may use the load balancer's addresses, none for all. A
+// node that may also may from those addresses themselves: where they are the
+// node's too, it chooses them as its source.
+func (s service) sourcesOf(v view) []netip.Prefix {
+	var out []netip.Prefix
+	fromNode := false
+	for _, p := range s.sources {
+		if !v.has(p.Addr()) {
+			continue
+		}
+		if p.Bits() == 0 {
+			return nil
+		}
+		out = append(out, p)
+		for _, a := range v.own(v.nodeAddresses)[:min(1, len(v.own(v.nodeAddresses)))] {
+			fromNode = fromNode || p.Contains(a)
+		}
+	}
+	if fromNode {
+		for _, a := range v.own(s.loadBalancerIPs) {
+			out = append(out, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	return out
+}
+
+// answerProbes has the node answer what load balancers ask at the address they
+// balance: where that is not the node's, the packet filter alone can. Nothing
+// else is answered there.
+func answerProbes(s service, v view, frontends map[nft.Frontend]nft.Backends) {
+	answer := func(port uint16, by []netip.Addr) {
+		if port == 0 || len(by) == 0 {
+			return
+		}
+		for _, a := range v.own(s.loadBalancerIPs) {
+			f := nft.Frontend{Addr: a, Protocol: nft.TCP, Port: port}
+			if _, taken := frontends[f]; !taken {
+				frontends[f] = nft.Backends{Policy: nft.Direct, Cluster: []netip.AddrPort{netip.AddrPortFrom(by[0], port)}}
+			}
+		}
+	}
+	answer(v.healthPort, v.own(v.nodeAddresses))
+	answer(s.healthCheckPort, v.own(v.nodePortAddresses)) // that is where it listens
+}
