@@ -35,6 +35,8 @@ func TestMain(m *testing.M) { sandbox.Main(m) }
 type world struct {
 	hosts  map[string]*sandbox.NetNS
 	shared bool // the next proxy shares its table
+	// configure changes how the next proxy is configured, nil for nothing.
+	configure func(*Config)
 	proxy  *Proxy
 	stop   func() // ends the proxy and waits for it
 }
@@ -161,6 +163,19 @@ func (w *world) serve(t *testing.T, pod string) {
 	}
 }
 
+// sources gives the client more addresses and returns them, of one family.
+func (w *world) sources(t *testing.T, family, n int) []netip.Addr {
+	t.Helper()
+	var out []netip.Addr
+	for a := addr("client", family); len(out) < n; {
+		a = a.Next()
+		must(t, w.hosts["client"].AddAddress("eth0", netip.PrefixFrom(a, a.BitLen())))
+		must(t, w.hosts["fabric"].AddRoute("client", sandbox.Route{To: netip.PrefixFrom(a, a.BitLen())}))
+		out = append(out, a)
+	}
+	return out
+}
+
 // answer is what came back: who answered and which source it saw, or how that
 // failed.
 type answer struct{ pod, source string }
@@ -173,14 +188,31 @@ var (
 
 // patience is for packets that should come; packets that should not are waited
 // for a tenth of it.
-const patience = 3 * time.Second
+var patience = sandbox.Patience(3 * time.Second)
 
 // ask makes one request from a host.
 func (w *world) ask(t *testing.T, from, network string, to netip.AddrPort, wait time.Duration) answer {
 	t.Helper()
+	return w.askAs(t, from, netip.Addr{}, network, to, wait)
+}
+
+// askAs is ask with a source address chosen among the host's, unless it is the
+// zero Addr.
+func (w *world) askAs(t *testing.T, from string, source netip.Addr, network string, to netip.AddrPort, wait time.Duration) answer {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
-	c, err := w.hosts[from].DialContext(ctx, network, to.String())
+	var d net.Dialer
+	if at := netip.AddrPortFrom(source, 0); source.IsValid() && network == "tcp" {
+		d.LocalAddr = net.TCPAddrFromAddrPort(at)
+	} else if source.IsValid() {
+		d.LocalAddr = net.UDPAddrFromAddrPort(at)
+	}
+	var c net.Conn
+	err := w.hosts[from].Do(func() (err error) {
+		c, err = d.DialContext(ctx, network, to.String())
+		return err
+	})
 	if err != nil {
 		return w.failure(t, err)
 	}
@@ -230,8 +262,12 @@ func (w *world) start(t *testing.T) {
 func (w *world) startWith(t *testing.T, objects ...any) {
 	t.Helper()
 	h := health.New(time.Minute, "IPv4", "IPv6")
+	c := Config{NodeName: "node", PodCIDRs: prefixes("10.244.0.0/16", "fd00:f4::/32"), IPv6: true, SharedTable: w.shared, Listen: w.hosts["node"].Listen}
+	if w.configure != nil {
+		w.configure(&c)
+	}
 	err := w.hosts["node"].Do(func() (err error) {
-		w.proxy, err = New(Config{NodeName: "node", PodCIDRs: prefixes("10.244.0.0/16", "fd00:f4::/32"), IPv6: true, SharedTable: w.shared, Listen: w.hosts["node"].Listen}, h)
+		w.proxy, err = New(c, h)
 		return err
 	})
 	if err != nil {
@@ -304,7 +340,7 @@ func (w *world) settle(t *testing.T) {
 // until polls for a condition.
 func until(t *testing.T, what string, met func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !met(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(sandbox.Patience(10 * time.Second)); !met(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("in vain: waiting until %s", what)
 		}
