@@ -3,51 +3,25 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"net"
-	"net/netip"
-	"os"
-	"strings"
-	"time"
+	"sync"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/component-base/version"
 	"k8s.io/klog/v2"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/config"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/metrics"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/takeover"
 )
-
-// unhealthyAfter is how long a change may wait for the kernel before the health
-// check fails: twice kube-proxy's default sync period, as there.
-const unhealthyAfter = time.Minute
-
-// Where Kubernetes mounts a Pod's credentials.
-const (
-	serviceAccountToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-	serviceAccountCA    = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
-)
-
-// options are the command line's values.
-type options struct {
-	kubeconfig        string
-	server            string
-	nodeName          string
-	clusterCIDRs      []string
-	nodePortAddresses []string
-	healthz           string
-	ipv6              string
-	cleanup           bool
-}
 
 func newCommand() *cobra.Command {
-	var o options
+	o := options{Config: config.Default()}
 	c := &cobra.Command{
 		Use:   "node-proxy",
 		Short: "Carry packets from Services to Pods on this node",
@@ -64,59 +38,85 @@ it in one transaction. "node-proxy --cleanup" removes it.`,
 
   # in a Pod, with its service account; the API server by address, as nobody
   # has programmed the "kubernetes" Service yet
-  node-proxy --server 10.0.0.10:6443 --cluster-cidr 10.244.0.0/16`,
+  node-proxy --server 10.0.0.10:6443 --cluster-cidr 10.244.0.0/16
+
+  # with the file kube-proxy ran with, in its place
+  node-proxy --config /var/lib/kube-proxy/config.conf --takeover`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version.Get().GitVersion,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context()) },
+		RunE:          func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), cmd.Flags()) },
 	}
+	c.CompletionOptions.DisableDefaultCmd = true
 	c.Flags().SortFlags = false
 	c.Flags().AddFlagSet(newFlags(&o))
 	return c
 }
 
-// newFlags returns the flags that set the options, in the order of the help.
-func newFlags(o *options) *pflag.FlagSet {
-	f := pflag.NewFlagSet("node-proxy", pflag.ContinueOnError)
-	f.SortFlags = false
-	f.StringVar(&o.kubeconfig, "kubeconfig", "", "`file` that says how to reach the API server; without, the Pod's service account is used")
-	f.StringVar(&o.server, "server", "", "API server as `host:port`; required without --kubeconfig, overrides the kubeconfig's server otherwise")
-	f.StringVar(&o.nodeName, "node-name", "", "`name` of this node's Node object (default: the environment's NODE_NAME, or else the host name)")
-	f.StringSliceVar(&o.clusterCIDRs, "cluster-cidr", nil, "address `ranges` of the cluster's Pods, comma-separated; connections from elsewhere to a ClusterIP are masqueraded")
-	f.StringSliceVar(&o.nodePortAddresses, "nodeport-addresses", []string{"primary"}, "where to answer NodePorts: \"primary\", the Node's own addresses, or `ranges` that hold addresses of this node")
-	f.StringVar(&o.healthz, "healthz-bind-address", "0.0.0.0:10256", "`address:port` of /healthz and /livez; empty turns them off")
-	f.StringVar(&o.ipv6, "ipv6", "auto", "`yes`, no or auto: serve IPv6 besides IPv4 (auto: where the kernel has it)")
-	f.BoolVar(&o.cleanup, "cleanup", false, "remove the forwarding table and exit")
-	logging := flag.NewFlagSet("", flag.ContinueOnError)
-	klog.InitFlags(logging)
-	f.AddGoFlag(logging.Lookup("v"))
-	return f
+func (o *options) run(ctx context.Context, given *pflag.FlagSet) error {
+	notes, err := o.complete(given)
+	for _, note := range notes {
+		klog.FromContext(ctx).Info("Configuration: " + note)
+	}
+	switch {
+	case err != nil:
+		return err
+	case o.cleanup:
+		return o.remove()
+	case o.initOnly:
+		return o.initialise(ctx)
+	}
+	return o.forward(ctx)
 }
 
-func (o *options) run(ctx context.Context) error {
-	config, err := o.config()
+// forward carries packets until the context ends.
+func (o *options) forward(ctx context.Context) error {
+	c, err := o.proxy()
 	if err != nil {
 		return err
 	}
-	if o.cleanup {
-		return cleanup(config)
+	if c.API, err = o.api(); err != nil {
+		return err
 	}
-	if config.API, err = o.api(); err != nil {
+	kubeProxy, err := takeover.Open()
+	if err != nil {
+		return err
+	}
+	defer kubeProxy.Close()
+	if err := o.admit(kubeProxy); err != nil {
+		return err
+	}
+	c.Metrics = metrics.New()
+	c.Metrics.CountRequests()
+	if c.Events, err = newRecorder(c.API, c.NodeName, c.Metrics); err != nil {
 		return err
 	}
 	logger := klog.FromContext(ctx)
-	logger.Info("Starting node-proxy", "version", version.Get().GitVersion, "node", config.NodeName, "server", config.API.Host,
-		"podCIDRs", config.PodCIDRs, "families", config.Families())
-	h := health.New(unhealthyAfter, config.Families()...)
-	proxy, err := nodeproxy.New(config, h)
+	logger.Info("Starting node-proxy", "version", version.Get().GitVersion, "node", c.NodeName, "server", c.API.Host,
+		"podCIDRs", c.PodCIDRs, "families", c.Families())
+	h := health.New(o.UnhealthyAfter.Duration, c.Families()...)
+	h.CountAnswers(c.Metrics.Healthz, c.Metrics.Livez)
+	proxy, err := nodeproxy.New(c, h)
 	if err != nil {
 		return err
 	}
 	defer proxy.Close()
-	if o.healthz != "" {
-		go serveHealth(ctx, o.healthz, h)
+
+	watch := kubeProxyWatch{node: kubeProxy, nodeName: c.NodeName, every: kubeProxyEvery, metrics: c.Metrics, events: c.Events}
+	if o.takeover {
+		watch.takeOver = proxy.Programmed()
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for _, s := range o.servers(h, c.Metrics) {
+		wg.Go(func() { s.run(ctx, c.NodeName, c.Metrics, c.Events) })
+	}
+	wg.Go(func() { c.Events.Run(ctx) })
+	wg.Go(func() { watch.run(ctx) })
+	wg.Go(func() { o.watchSettings(ctx, c.Metrics) })
 	if err := proxy.Run(ctx); err != nil {
 		return err
 	}
@@ -124,32 +124,14 @@ func (o *options) run(ctx context.Context) error {
 	return nil
 }
 
-// serveHealth keeps trying: the port may still be held by who was here before,
-// and forwarding matters more.
-func serveHealth(ctx context.Context, address string, h *health.Health) {
-	for ctx.Err() == nil {
-		l, err := net.Listen("tcp", address)
-		if err == nil {
-			err = health.Serve(ctx, l, h.Handler())
-		}
-		if err != nil {
-			klog.FromContext(ctx).Error(err, "Cannot answer health checks, trying again")
-			select {
-			case <-ctx.Done():
-			case <-time.After(5 * time.Second):
-			}
-		}
-	}
-}
-
-// cleanup removes the tables of both families.
-func cleanup(c nodeproxy.Config) error {
+// remove takes away the tables of both families.
+func (o *options) remove() error {
 	for _, ipv6 := range []bool{false, true} {
-		if ipv6 && !c.IPv6 {
-			continue
-		}
 		table, err := nft.Open(nft.Config{IPv6: ipv6, MasqueradeMark: nodeproxy.MasqueradeMark})
 		if err != nil {
+			if ipv6 && o.IPv6 != "yes" {
+				continue // a kernel without
+			}
 			return err
 		}
 		err = table.Remove()
@@ -162,82 +144,4 @@ func cleanup(c nodeproxy.Config) error {
 		}
 	}
 	return nil
-}
-
-// config checks the flags that are about forwarding.
-func (o *options) config() (nodeproxy.Config, error) {
-	c := nodeproxy.Config{NodeName: o.nodeName}
-	var err error
-	if c.NodeName == "" {
-		c.NodeName = os.Getenv("NODE_NAME")
-	}
-	if c.NodeName == "" {
-		if c.NodeName, err = os.Hostname(); err != nil {
-			return c, fmt.Errorf("no --node-name given: %w", err)
-		}
-		c.NodeName = strings.ToLower(strings.TrimSpace(c.NodeName)) // as the kubelet does
-	}
-	if c.PodCIDRs, err = parsePrefixes("--cluster-cidr", o.clusterCIDRs); err != nil {
-		return c, err
-	}
-	if len(o.nodePortAddresses) != 1 || o.nodePortAddresses[0] != "primary" {
-		if c.NodePortAddresses, err = parsePrefixes("--nodeport-addresses", o.nodePortAddresses); err != nil {
-			return c, err
-		}
-	}
-	switch o.ipv6 {
-	case "yes":
-		c.IPv6 = true
-	case "no":
-	case "auto": // by trying, as a kernel may have IPv6 and no packet filter for it
-		table, err := nft.Open(nft.Config{IPv6: true, MasqueradeMark: nodeproxy.MasqueradeMark})
-		if c.IPv6 = err == nil; c.IPv6 {
-			_ = table.Close()
-		}
-	default:
-		return c, fmt.Errorf("--ipv6 is yes, no or auto, not %q", o.ipv6)
-	}
-	return c, nil
-}
-
-// api returns how to reach the API server.
-func (o *options) api() (*rest.Config, error) {
-	if o.kubeconfig == "" && o.server == "" {
-		return nil, errors.New("either --kubeconfig or --server is needed to reach the API server")
-	}
-	var config *rest.Config
-	if o.kubeconfig != "" {
-		var err error
-		if config, err = clientcmd.BuildConfigFromFlags("", o.kubeconfig); err != nil {
-			return nil, fmt.Errorf("reading --kubeconfig: %w", err)
-		}
-	} else {
-		config = &rest.Config{
-			BearerTokenFile: serviceAccountToken,
-			TLSClientConfig: rest.TLSClientConfig{CAFile: serviceAccountCA},
-		}
-		if _, err := os.Stat(serviceAccountToken); err != nil {
-			return nil, fmt.Errorf("no --kubeconfig given and no service account: %w", err)
-		}
-	}
-	if o.server != "" {
-		if _, _, err := net.SplitHostPort(o.server); err != nil {
-			return nil, fmt.Errorf("--server is host:port: %w", err)
-		}
-		config.Host = "https://" + o.server
-	}
-	config.UserAgent = "fairway-node-proxy/" + version.Get().GitVersion
-	return config, nil
-}
-
-func parsePrefixes(flag string, in []string) ([]netip.Prefix, error) {
-	var out []netip.Prefix
-	for _, s := range in {
-		p, err := netip.ParsePrefix(strings.TrimSpace(s))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", flag, err)
-		}
-		out = append(out, p.Masked())
-	}
-	return out, nil
 }

@@ -44,6 +44,11 @@ type Config struct {
 	// MasqueradeBit is the bit of the packet mark, 0 to 31, that is used between
 	// prerouting and postrouting.
 	MasqueradeBit int32 `json:"masqueradeBit"`
+	// NATPriorities are where our chains stand among others'.
+	NATPriorities NATPriorities `json:"natPriorities"`
+	// AffinitySize is how many clients session affinity remembers at most, in
+	// each family; 0 is the built-in default.
+	AffinitySize uint32 `json:"affinitySize,omitempty"`
 	// NodePortAddresses are where NodePorts are answered: "primary" (the Node's
 	// own addresses), "all", "localhost", or ranges that hold addresses of this
 	// node.
@@ -66,6 +71,13 @@ type Config struct {
 
 	// Verbosity is the log level where no flag gives one.
 	Verbosity int32 `json:"verbosity,omitempty"`
+}
+
+// NATPriorities are the nftables priorities of address translation; a chain with
+// a lower number comes first, and the first that translates wins.
+type NATPriorities struct {
+	Destination int32 `json:"destination"`
+	Source      int32 `json:"source"`
 }
 
 // The modes of DetectLocal, as kube-proxy names them.
@@ -114,6 +126,7 @@ func Default() Config {
 		TypeMeta:           metav1.TypeMeta{APIVersion: APIVersion, Kind: Kind},
 		DetectLocal:        DetectLocal{Mode: LocalModeClusterCIDR},
 		MasqueradeBit:      14,
+		NATPriorities:      NATPriorities{Destination: -100, Source: 100},
 		NodePortAddresses:  []string{"primary"},
 		IPv6:               "auto",
 		HealthzBindAddress: "0.0.0.0:10256",
@@ -179,6 +192,12 @@ func (c Config) Validate() error {
 	}
 	if c.MasqueradeBit < 0 || c.MasqueradeBit > 31 {
 		wrong("masqueradeBit", "%d is not a bit, 0 to 31", c.MasqueradeBit)
+	}
+	if d := c.NATPriorities.Destination; d <= -200 || d >= 0 {
+		wrong("natPriorities.destination", "%d is not between -200 (connection tracking) and 0 (filters)", d)
+	}
+	if s := c.NATPriorities.Source; s <= 0 || s >= 300 {
+		wrong("natPriorities.source", "%d is not between 0 (filters) and 300 (the end of connection tracking)", s)
 	}
 	if _, _, err := c.NodePorts(); err != nil {
 		errs = append(errs, err)

@@ -97,6 +97,9 @@ func TestValidate(t *testing.T) {
 		want string // "" when that is fine
 	}{
 		{"bit", func(c *Config) { c.MasqueradeBit = 32 }, "masqueradeBit: 32"},
+		{"an early priority", func(c *Config) { c.NATPriorities.Destination = -200 }, "natPriorities.destination"},
+		{"a late priority", func(c *Config) { c.NATPriorities.Source = 300 }, "natPriorities.source"},
+		{"other priorities", func(c *Config) { c.NATPriorities = NATPriorities{-110, 90} }, ""},
 		{"all bits", func(c *Config) { c.MasqueradeBit = 31 }, ""},
 		{"no NodePort addresses", func(c *Config) { c.NodePortAddresses = nil }, "nodePortAddresses: is empty"},
 		{"a bad NodePort address", func(c *Config) { c.NodePortAddresses = []string{"primary", "10.0.0.1"} }, `"10.0.0.1"`},

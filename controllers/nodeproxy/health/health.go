@@ -15,8 +15,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Family names an address family as the answers do: "IPv4" or "IPv6".
@@ -25,6 +28,8 @@ type Family string
 // Health is the state behind the answers. It is safe for concurrent use.
 type Health struct {
 	timeout time.Duration
+	// Answers by code, nil where nobody counts.
+	healthz, livez *prometheus.CounterVec
 
 	mu       sync.Mutex
 	families map[Family]*family
@@ -46,6 +51,12 @@ func New(timeout time.Duration, families ...Family) *Health {
 		h.families[f] = &family{}
 	}
 	return h
+}
+
+// CountAnswers has the answers at the two paths counted, by the label code. It
+// must be called before the first one.
+func (h *Health) CountAnswers(healthz, livez *prometheus.CounterVec) {
+	h.healthz, h.livez = healthz, livez
 }
 
 // Queued notes that a change waits to be programmed, in every family.
@@ -88,7 +99,7 @@ type report struct {
 	CurrentTime  time.Time               `json:"currentTime"`
 	NodeEligible *bool                   `json:"nodeEligible,omitempty"`
 	Healthy      bool                    `json:"healthy"`
-	Status       map[Family]familyReport `json:"status"`
+	Status       map[Family]familyReport `json:"status,omitempty"`
 }
 
 type familyReport struct {
@@ -123,16 +134,23 @@ func (h *Health) Handler() http.Handler {
 	mux.HandleFunc("/healthz", func(w http.ResponseWriter, _ *http.Request) {
 		r, eligible, programmed := h.report()
 		r.NodeEligible = &eligible
-		answer(w, r, r.Healthy && eligible && programmed)
+		answer(w, r, r.Healthy && eligible && programmed, h.healthz)
 	})
 	mux.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) {
 		r, _, _ := h.report()
-		answer(w, r, r.Healthy)
+		answer(w, r, r.Healthy, h.livez)
 	})
 	return mux
 }
 
-func answer(w http.ResponseWriter, r report, ok bool) {
+func answer(w http.ResponseWriter, r report, ok bool, count *prometheus.CounterVec) {
+	if count != nil {
+		code := http.StatusOK
+		if !ok {
+			code = http.StatusServiceUnavailable
+		}
+		count.WithLabelValues(strconv.Itoa(code)).Inc()
+	}
 	if ok {
 		// By tradition a healthy proxy was updated just now, whether or not
 		// there was anything to change.
