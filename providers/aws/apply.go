@@ -28,6 +28,7 @@ func (p *Provider) Apply(ctx context.Context, c lb.Change, known lb.Lookup) (lb.
 	if !ok {
 		return lb.Resource{}, &lb.Error{Kind: lb.Invalid, Op: string(c.Op), Resource: c.Ref(), Message: "this is not a kind of resource on AWS"}
 	}
+	defer p.diary.wrote(c)
 	now, err := p.dispatch(ctx, d, c, known)
 	switch lb.KindOf(err) {
 	case lb.Invalid, lb.NotFound, lb.Conflict:

@@ -77,7 +77,7 @@ func (v *observation) key(kind lb.Kind, tags map[string]string, name string, can
 // names, and so finds leftovers, and foreign things in their place, as well.
 func (p *Provider) observeService(ctx context.Context, s lb.ServiceRef) ([]lb.Resource, error) {
 	v := &observation{Provider: p, service: s, refs: map[string]lb.Ref{}}
-	var balancers, all []elbtypes.LoadBalancer
+	var balancers []elbtypes.LoadBalancer
 	var groups []elbtypes.TargetGroup
 	var found []ec2types.SecurityGroup
 	// The nodes' groups come in the same answer as ours.
@@ -88,8 +88,8 @@ func (p *Provider) observeService(ctx context.Context, s lb.ServiceRef) ([]lb.Re
 	ours := []string{p.names.frontend(s), p.names.backend()}
 	names := slices.AppendSeq(slices.Clone(ours), maps.Values(known))
 	err = together(ctx,
-		func(ctx context.Context) (err error) { all, err = p.listLoadBalancers(ctx); return err },
-		func(ctx context.Context) (err error) { groups, err = p.listTargetGroups(ctx); return err },
+		func(ctx context.Context) (err error) { balancers, err = p.balancers.of(ctx, s); return err },
+		func(ctx context.Context) (err error) { groups, err = p.groups.of(ctx, s); return err },
 		func(ctx context.Context) (err error) {
 			found, err = p.listSecurityGroups(ctx, ec2types.Filter{Name: aws.String("group-name"), Values: lb.Set(names...)})
 			return err
@@ -97,21 +97,28 @@ func (p *Provider) observeService(ctx context.Context, s lb.ServiceRef) ([]lb.Re
 	if err != nil {
 		return nil, err
 	}
-	balancers = slices.DeleteFunc(slices.Clone(all), func(b elbtypes.LoadBalancer) bool {
-		return !strings.HasPrefix(aws.ToString(b.LoadBalancerName), p.names.loadBalancerPrefix(s))
-	})
-	groups = slices.DeleteFunc(groups, func(g elbtypes.TargetGroup) bool {
-		return !strings.HasPrefix(aws.ToString(g.TargetGroupName), p.names.targetGroupPrefix(s))
-	})
 	v.securityGroups(slices.DeleteFunc(slices.Clone(found), func(g ec2types.SecurityGroup) bool {
 		return !slices.Contains(ours, aws.ToString(g.GroupName))
-	}), all, false)
+	}), balancers, false)
 	v.nodeGroups(known, slices.DeleteFunc(found, func(g ec2types.SecurityGroup) bool {
 		_, ok := known[aws.ToString(g.GroupId)]
 		return !ok
 	}))
-	err = v.loadBalancing(ctx, balancers, groups)
+	err = v.loadBalancing(ctx,
+		named(balancers, func(b elbtypes.LoadBalancer) *string { return b.LoadBalancerName }, p.names.loadBalancerPrefix(s)),
+		named(groups, func(g elbtypes.TargetGroup) *string { return g.TargetGroupName }, p.names.targetGroupPrefix(s)))
 	return v.resources, err
+}
+
+// named returns those whose name begins with prefix.
+func named[T any](all []T, name func(T) *string, prefix string) []T {
+	var found []T
+	for _, item := range all {
+		if strings.HasPrefix(aws.ToString(name(item)), prefix) {
+			found = append(found, item)
+		}
+	}
+	return found
 }
 
 // observeCluster looks for what the cluster owns. It is in use while a load

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/config"
+	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fairway-lb/fairway/providers/lb"
@@ -23,6 +24,11 @@ type Provider struct {
 	// newborns are what AWS may not list yet.
 	newborns *newborns
 	owned    ownership
+	// balancers and groups are lists that Services looked at together share;
+	// diary keeps them newer than our own writes.
+	balancers listing[elbtypes.LoadBalancer]
+	groups    listing[elbtypes.TargetGroup]
+	diary     *diary
 }
 
 var _ lb.Provider = (*Provider)(nil)
@@ -51,7 +57,9 @@ func New(ctx context.Context, cfg Config, cluster lb.Cluster, opts ...func(*conf
 	if err != nil {
 		return nil, err
 	}
-	p := &Provider{clients: c, cfg: cfg, names: names{cluster}, marks: marks{cluster}, facts: newFactCache(c, cfg), newborns: new(newborns)}
+	p := &Provider{clients: c, cfg: cfg, names: names{cluster}, marks: marks{cluster}, facts: newFactCache(c, cfg), newborns: new(newborns), diary: new(diary)}
+	p.balancers = listing[elbtypes.LoadBalancer]{list: c.listLoadBalancers, diary: p.diary}
+	p.groups = listing[elbtypes.TargetGroup]{list: c.listTargetGroups, diary: p.diary}
 	p.drivers = map[lb.Kind]driver{
 		kindSecurityGroup: securityGroups{p},
 		kindNodeRules:     nodeRules{p},

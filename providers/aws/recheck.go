@@ -3,7 +3,6 @@ package aws
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
@@ -60,12 +59,11 @@ func (p *Provider) Residue(ctx context.Context, o lb.Owner, deleted []lb.Resourc
 	if o.Kind != lb.OwnedByService || !slices.ContainsFunc(deleted, of(kindSecurityGroup)) || !slices.ContainsFunc(deleted, of(kindLoadBalancer)) {
 		return p.Observe(ctx, o)
 	}
-	groups, err := p.listTargetGroups(ctx)
+	groups, err := p.groups.of(ctx, o.Service)
 	if err != nil {
 		return nil, err
 	}
-	prefix := p.names.targetGroupPrefix(o.Service)
-	if slices.ContainsFunc(groups, func(g elbtypes.TargetGroup) bool { return strings.HasPrefix(aws.ToString(g.TargetGroupName), prefix) }) {
+	if len(named(groups, func(g elbtypes.TargetGroup) *string { return g.TargetGroupName }, p.names.targetGroupPrefix(o.Service))) > 0 {
 		return p.Observe(ctx, o)
 	}
 	return nil, nil

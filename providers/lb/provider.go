@@ -20,7 +20,9 @@ type Provider interface {
 	Desired(ctx context.Context, s Service) (Desired, error)
 
 	// Observe returns what exists for an owner, leftovers of earlier attempts
-	// included, read from the cloud and not from a cache. For a Service that
+	// included, read from the cloud and not from a cache. Lists of all there is
+	// may serve several who look at about the same time, if none is served a
+	// list begun before its own last Apply ended. For a Service that
 	// is everything of its own and everything of the cluster; for the cluster
 	// it is everything of the cluster. Nothing there is an empty result, not an
 	// error; a partial answer is an error.
