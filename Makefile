@@ -56,10 +56,14 @@ test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
 test-localstack: build kubernetes ## test the AWS provider and a Service on LocalStack; FAIRWAY_LOCALSTACK_ENDPOINT=URL takes yours
 	FAIRWAY_BIN=$(CURDIR)/bin FAIRWAY_LOCALSTACK=1 go test -v -count=1 -timeout 20m ./e2e/localstack
 
+# What bench-proxy measures: numbers of Services, and how often each.
+SERVICES ?= 1000,10000
+ROUNDS ?= 3
+
 .PHONY: bench-proxy
 bench-proxy: build kubernetes ## measure the node proxy beside the real kube-proxy; SERVICES=1000,10000,30000 ROUNDS=5
 	@go build -o bin/bench-proxy ./e2e/bench/proxy
-	@FAIRWAY_BIN=$(CURDIR)/bin bin/bench-proxy --services=$(or $(SERVICES),1000,10000) --rounds=$(or $(ROUNDS),3) --report=docs/benchmarks/node-proxy.md
+	@FAIRWAY_BIN=$(CURDIR)/bin bin/bench-proxy --services=$(SERVICES) --rounds=$(ROUNDS) --report=docs/benchmarks/node-proxy.md
 
 .PHONY: lint
 lint: $(LINTER) ## check formatting, vet, dependency rules, go.mod and generated files

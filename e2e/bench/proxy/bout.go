@@ -109,7 +109,7 @@ func (w *world) ask(ctx context.Context, to netip.Addr) (byte, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // it was only read from
 	if err := conn.SetDeadline(time.Now().Add(attempt)); err != nil {
 		return 0, err
 	}
@@ -243,7 +243,7 @@ func (w *world) connections(ctx context.Context, f *figures) error {
 				return err
 			}
 			*to.times = append(*to.times, time.Since(began))
-			conn.Close()
+			_ = conn.Close() // nothing was sent
 		}
 	}
 	return nil

@@ -115,7 +115,7 @@ func forgetConnections(node *cluster.Node) error {
 		if err != nil {
 			return err
 		}
-		defer here.Close()
+		defer func() { _ = here.Close() }() // it was only read from
 		handle, err := netlink.NewHandleAt(here, unix.NETLINK_NETFILTER)
 		if err != nil {
 			return err
