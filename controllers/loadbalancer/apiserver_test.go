@@ -23,7 +23,7 @@ var servicesResource = v1.SchemeGroupVersion.WithResource("services")
 // UID and checked as pkg/apis/core/validation checks a load balancer's status;
 // and an object marked as deleted goes with its last finalizer.
 func apiServer() *fake.Clientset {
-	client := fake.NewClientset()
+	client := fake.NewSimpleClientset()
 	var version atomic.Int64
 	next := func() string { return strconv.FormatInt(version.Add(1), 10) }
 	stamp := func(a clienttesting.Action) (bool, runtime.Object, error) {

@@ -26,6 +26,10 @@ type memoryCloud struct {
 	calls []string
 	// surveyed says that the whole cloud can be listed at once.
 	surveyed bool
+	// terminated are the nodes whose machines are gone; blind, when set, is the
+	// answer to who asks for them.
+	terminated map[string]bool
+	blind      error
 }
 
 // asProvider returns the cloud with or without the means for surveys.
@@ -75,16 +79,10 @@ func (m *memoryCloud) Desired(_ context.Context, s lb.Service) (lb.Desired, erro
 	owners := []lb.Owner{lb.ByService(s.ServiceRef)}
 	balancer := lb.Ref{Kind: "load-balancer", Key: s.String()}
 	group := lb.Ref{Kind: "group", Key: "shared"}
-	var active []string
-	for _, t := range s.Targets {
-		if t.State == lb.TargetActive {
-			active = append(active, t.Node)
-		}
-	}
 	d := lb.Desired{Resources: []lb.Resource{
 		{Ref: group, Owners: []lb.Owner{lb.ByCluster()}, Fields: lb.Fields{}},
 		{Ref: balancer, Owners: owners, DependsOn: []lb.Ref{group}, Fields: lb.Fields{"scheme": lb.Text(cmp.Or(s.Annotations[scheme], "internet-facing"))}},
-		{Ref: lb.Ref{Kind: "targets", Key: balancer.Key}, Owners: owners, Parent: balancer, Fields: lb.Fields{"nodes": lb.Set(active...)}},
+		{Ref: lb.Ref{Kind: "targets", Key: balancer.Key}, Owners: owners, Parent: balancer, Brake: "nodes", Fields: lb.Fields{"nodes": targets(s)}},
 	}}
 	for _, p := range s.Ports {
 		d.Resources = append(d.Resources, lb.Resource{
@@ -96,6 +94,40 @@ func (m *memoryCloud) Desired(_ context.Context, s lb.Service) (lb.Desired, erro
 		d.Notices = append(d.Notices, lb.Notice{Reason: "AnnotationIgnored", Message: "example.com/later is not honoured yet"})
 	}
 	return d, nil
+}
+
+// targets returns the Service's active nodes, those of one pool where it names
+// one, by name or by what else it asks for.
+func targets(s lb.Service) lb.Value {
+	pool, chosen := s.Annotations["example.com/pool"]
+	var items []string
+	for _, t := range s.Targets {
+		if t.State != lb.TargetActive || chosen && t.Labels["pool"] != pool {
+			continue
+		}
+		item := t.Node
+		switch s.Annotations["example.com/targets-by"] {
+		case "address":
+			item = t.Addresses[0].String()
+		case "provider-id":
+			item = t.ProviderID
+		case "zone":
+			item += "@" + t.Zone
+		}
+		items = append(items, item)
+	}
+	return lb.Set(items...)
+}
+
+// Gone returns the nodes whose machines were terminated.
+func (m *memoryCloud) Gone(_ context.Context, r lb.Resource, items []string) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls = append(m.calls, "look for targets "+r.Key)
+	if m.blind != nil {
+		return nil, m.blind
+	}
+	return slices.DeleteFunc(slices.Clone(items), func(node string) bool { return !m.terminated[node] }), nil
 }
 
 func (m *memoryCloud) Observe(_ context.Context, o lb.Owner) ([]lb.Resource, error) {
@@ -199,6 +231,13 @@ func (m *memoryCloud) nodes(key string) []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.things[lb.Ref{Kind: "targets", Key: key}].Fields["nodes"]
+}
+
+// set changes the cloud.
+func (m *memoryCloud) set(change func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	change()
 }
 
 func (m *memoryCloud) empty() bool {

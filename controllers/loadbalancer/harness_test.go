@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes/fake"
+	"k8s.io/klog/v2"
+	"k8s.io/klog/v2/ktesting"
 
 	"github.com/fairway-lb/fairway/providers/plan"
 )
@@ -27,10 +29,15 @@ type world struct {
 	client *fake.Clientset
 	cloud  *memoryCloud
 	events *eventLog
+	logs   ktesting.Buffer // of the last controller started
+	logged int             // lines of them that were seen
 	// options are those the next controller starts with.
 	options    Options
 	controller *Controller // the running one
 	stop       func()
+	// nodesLater makes the next start leave it to listNodes to list the Nodes.
+	nodesLater bool
+	listNodes  func()
 }
 
 // in runs a test with a started controller and two nodes.
@@ -62,14 +69,20 @@ func (w *world) start() {
 		w.t.Fatal(err)
 	}
 	w.controller = c
-	ctx, cancel := context.WithCancel(w.t.Context())
+	log := ktesting.NewLogger(w.t, ktesting.NewConfig(ktesting.BufferLogs(true), ktesting.Verbosity(0)))
+	w.logged = 0
+	w.logs = log.GetSink().(ktesting.Underlier).GetBuffer()
+	ctx, cancel := context.WithCancel(klog.NewContext(w.t.Context(), log))
 	var running sync.WaitGroup
 	running.Go(func() { c.Run(ctx) })
-	factory.Start(ctx.Done())
+	running.Go(func() { o.Services.Informer().RunWithContext(ctx) })
+	w.listNodes = func() { running.Go(func() { o.Nodes.Informer().RunWithContext(ctx) }) }
+	if !w.nodesLater {
+		w.listNodes()
+	}
 	w.stop = func() {
 		cancel()
 		running.Wait()
-		factory.Shutdown()
 	}
 	w.settle()
 }
@@ -94,6 +107,31 @@ func (w *world) addNode(name string, edits ...func(*v1.Node)) {
 		edit(n)
 	}
 	w.must(w.client.CoreV1().Nodes().Create(w.t.Context(), n, metav1.CreateOptions{}))
+}
+
+// changeNode edits a Node as its kubelet or another controller would.
+func (w *world) changeNode(name string, edits ...func(*v1.Node)) {
+	w.t.Helper()
+	n, err := w.client.CoreV1().Nodes().Get(w.t.Context(), name, metav1.GetOptions{})
+	w.check(err)
+	for _, edit := range edits {
+		edit(n)
+	}
+	w.must(w.client.CoreV1().Nodes().Update(w.t.Context(), n, metav1.UpdateOptions{}))
+}
+
+func inPool(pool string) func(*v1.Node) {
+	return func(n *v1.Node) { metav1.SetMetaDataLabel(&n.ObjectMeta, "pool", pool) }
+}
+
+func inZone(zone string) func(*v1.Node) {
+	return func(n *v1.Node) { metav1.SetMetaDataLabel(&n.ObjectMeta, v1.LabelTopologyZone, zone) }
+}
+
+func withTaint(key string) func(*v1.Node) {
+	return func(n *v1.Node) {
+		n.Spec.Taints = append(n.Spec.Taints, v1.Taint{Key: key, Effect: v1.TaintEffectNoSchedule})
+	}
 }
 
 func (w *world) removeNode(name string) {
@@ -125,6 +163,34 @@ func (w *world) create(s *v1.Service) {
 	w.t.Helper()
 	w.must(w.client.CoreV1().Services(s.Namespace).Create(w.t.Context(), s, metav1.CreateOptions{}))
 	w.settle()
+}
+
+// createAll makes many Services at once.
+func (w *world) createAll(services ...*v1.Service) {
+	w.t.Helper()
+	for i, s := range services {
+		if i%50 == 0 {
+			synctest.Wait() // a watch of the fake client buffers 100 events
+		}
+		w.must(w.client.CoreV1().Services(s.Namespace).Create(w.t.Context(), s, metav1.CreateOptions{}))
+	}
+	w.settle()
+}
+
+// quiet forgets what was called, written, said and logged so far.
+func (w *world) quiet() {
+	w.cloud.since()
+	w.writes()
+	w.events.since()
+	w.lines()
+}
+
+// lines returns how many lines were logged since the last time it was asked.
+func (w *world) lines() int {
+	w.t.Helper()
+	n := strings.Count(w.logs.String(), "\n")
+	defer func() { w.logged = n }()
+	return n - w.logged
 }
 
 // get returns the Service, nil when it is gone.

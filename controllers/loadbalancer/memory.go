@@ -32,6 +32,7 @@ type memory struct {
 	due       time.Time       // when what succeeded is verified again
 	woken     <-chan struct{} // closed when what was pending has ended; may be nil
 	failures  int             // in a row
+	throttled bool            // the last of them by a cloud that asked for patience
 
 	unwritten int // writes to the Service that failed, in a row
 
@@ -107,7 +108,7 @@ func (m *memory) attempt(inputs string) (needed bool, wait time.Duration) {
 // What failed goes on counting, and a cloud that asked for patience gets it.
 func (m *memory) again() {
 	m.forever, m.due = false, time.Time{}
-	if m.trouble.kind != lb.Throttled {
+	if !m.throttled {
 		m.notBefore = time.Time{}
 	}
 }
@@ -137,7 +138,7 @@ func (m *memory) outage(v verdict) time.Duration {
 // fail returns the trouble to report, and whether it is news.
 func (m *memory) fail(v verdict) (report verdict, news bool) {
 	m.done, m.forever = false, v.after == never
-	m.woken = v.ended
+	m.throttled, m.woken = v.kind == lb.Throttled, v.ended
 	m.notBefore = time.Now().Add(max(v.after, 0))
 	m.failures++
 	switch {

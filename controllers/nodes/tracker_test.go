@@ -37,7 +37,7 @@ type told struct {
 func inCluster(t *testing.T, nodes []*v1.Node, test func(*cluster)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		c := &cluster{t: t, client: fake.NewClientset()}
+		c := &cluster{t: t, client: fake.NewSimpleClientset()}
 		for _, n := range nodes {
 			c.add(n)
 		}
