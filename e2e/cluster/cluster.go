@@ -40,6 +40,9 @@ type Config struct {
 	NodeProxyArgs []string
 	// Nodes are those to begin with.
 	Nodes []NodeConfig
+	// Images are the programs that containers run instead of the small server
+	// that says who it is: path by image.
+	Images map[string]string
 	// LameDuck is how long a Pod that is being deleted goes on serving, its
 	// grace period permitting. Zero: 3 seconds.
 	LameDuck time.Duration
@@ -240,6 +243,19 @@ func (c *Cluster) PodNetNS(namespace, name string) (*sandbox.NetNS, error) {
 		}
 	}
 	return nil, fmt.Errorf("no Pod %s/%s runs on any node", namespace, name)
+}
+
+// StartInPod starts a command in a running Pod, with its network and its resolver
+// configuration. Waiting for it is up to the caller.
+func (c *Cluster) StartInPod(namespace, name string, cmd *exec.Cmd) error {
+	for _, node := range c.Nodes() {
+		if a := node.agent.Load(); a != nil {
+			if found, err := a.Exec(namespace, name, cmd); found {
+				return err
+			}
+		}
+	}
+	return fmt.Errorf("no Pod %s/%s runs on any node", namespace, name)
 }
 
 // KubeconfigFor writes a client configuration for a user with groups, and

@@ -22,6 +22,9 @@ const (
 	PodRange = "10.244.0.0/16"
 	// ServiceRange is where ClusterIPs come from.
 	ServiceRange = "10.96.0.0/16"
+	// DNSAddress is the name server that Pods are given: the ClusterIP of a
+	// Service kube-system/kube-dns, once somebody makes one.
+	DNSAddress = "10.96.0.10"
 
 	outsideRouter = "198.51.100.1"
 	// hostDevice is what a host calls its only cable.

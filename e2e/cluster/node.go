@@ -119,7 +119,8 @@ func (c *Cluster) startNode(ctx context.Context, node *Node) error {
 	}
 	a, err := agent.New(agent.Config{
 		Node: node.object(), Client: client, NetNS: node.NetNS, LameDuck: c.config.LameDuck,
-		Logger: c.logger.With("node", node.Name),
+		Images: c.config.Images, ClusterDNS: netip.MustParseAddr(DNSAddress),
+		Logger: c.logger.With("node", node.Name), LogDir: c.config.LogDir,
 	})
 	if err != nil {
 		return err

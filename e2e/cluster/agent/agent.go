@@ -4,10 +4,11 @@
 // them; but instead of containers it gets a small server, in this process, on
 // every port its containers declare, which says who it is and whom it saw. So a
 // cluster with nodes costs no images, no container runtime and no privileges,
-// while every packet and every API call is real.
+// while every packet and every API call is real. Where a test needs the real
+// program of an image, it names one, and that runs in the Pod instead.
 //
-// What it has no use for it does not pretend to do: commands, volumes, liveness
-// and startup probes are ignored; a port or a readiness probe of a kind that the
+// What it has no use for it does not pretend to do: volumes, liveness and startup
+// probes, and the commands of images without a program are ignored; a port or a readiness probe of a kind that the
 // server cannot serve keeps the Pod from running or from being ready, with the
 // reason in its status. There are no logs and no exec: kubectl finds port 10250
 // closed.
@@ -19,6 +20,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os/exec"
 	"sync"
 	"time"
 
@@ -44,8 +46,17 @@ type Config struct {
 	// down, its grace period permitting: the time that endpoints and load
 	// balancers have to take it out.
 	LameDuck time.Duration
-	// Logger gets what happens to the node and its Pods.
+	// Images are the programs of images: a container of such an image runs the
+	// program, with its arguments and literal variables. All other containers
+	// get the small server.
+	Images map[string]string
+	// ClusterDNS is the name server of Pods whose DNS policy is ClusterFirst. The
+	// zero Addr: they have none.
+	ClusterDNS netip.Addr
+	// Logger gets what happens to the node and its Pods, LogDir the output of
+	// their programs, in a file each.
 	Logger *slog.Logger
+	LogDir string
 }
 
 // Agent is one node's kubelet.
@@ -168,6 +179,21 @@ func (a *Agent) PodNetNS(namespace, name string) (*sandbox.NetNS, bool) {
 		}
 	}
 	return nil, false
+}
+
+// Exec starts a command in a running Pod of this node, in its network and with
+// its resolver configuration. Waiting for it is up to the caller.
+func (a *Agent) Exec(namespace, name string, cmd *exec.Cmd) (found bool, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range a.pods {
+		if p.namespace == namespace && p.name == name {
+			if n := p.netns.Load(); n != nil {
+				return true, n.StartWithFiles(cmd, p.files)
+			}
+		}
+	}
+	return false, nil
 }
 
 func isTerminal(p *corev1.Pod) bool {

@@ -27,10 +27,14 @@ type pod struct {
 	// netns is set while the Pod has a network namespace.
 	netns atomic.Pointer[sandbox.NetNS]
 	ip    netip.Addr
+	// files are what programs in the Pod see in place of the machine's, by path;
+	// set before netns is.
+	files map[string]string
 
 	// What follows is the running goroutine's own.
-	server  *server
-	started metav1.Time
+	server   *server
+	programs []*program
+	started  metav1.Time
 	// containers is what is known about each container of the Pod, by name.
 	containers map[string]*containerState
 	status     statusHistory
@@ -74,7 +78,7 @@ func (p *pod) run(ctx context.Context) {
 			}
 			if object.DeletionTimestamp != nil && shutdown == nil {
 				p.agent.config.Logger.Info("Pod terminating, still serving", "pod", p.name, "for", p.lameDuck(object))
-				p.server.drain()
+				p.drain()
 				shutdown = time.After(p.lameDuck(object))
 			}
 		case result := <-results:
@@ -129,8 +133,11 @@ func (p *pod) startRetrying(ctx context.Context) bool {
 	return false
 }
 
-// start gives the Pod its namespace and its server.
+// start gives the Pod its namespace, its server and its programs.
 func (p *pod) start(ctx context.Context, object *corev1.Pod) error {
+	if err := p.writeFiles(object); err != nil {
+		return err
+	}
 	n, err := p.connect(object)
 	if err != nil {
 		return err
@@ -145,8 +152,23 @@ func (p *pod) start(ctx context.Context, object *corev1.Pod) error {
 		p.containers[container.Name] = state
 	}
 	identity := Identity{Pod: p.name, Namespace: p.namespace, Node: p.agent.config.Node.Name, PodIP: p.ip}
-	p.server, err = serve(ctx, n, identity, object.Spec.Containers)
-	return err
+	programs, others := p.programsOf(object)
+	if p.server, err = serve(ctx, n, identity, others); err != nil {
+		return err
+	}
+	for _, r := range programs {
+		r.start()
+	}
+	p.programs = programs
+	return nil
+}
+
+// drain tells the Pod's server and programs that the Pod is being deleted.
+func (p *pod) drain() {
+	p.server.drain()
+	for _, r := range p.programs {
+		r.drain()
+	}
 }
 
 // connect makes the Pod's network namespace with one cable to the node: the
@@ -197,6 +219,10 @@ func (p *pod) stop() {
 		p.server.close()
 		p.server = nil
 	}
+	for _, r := range p.programs {
+		r.close()
+	}
+	p.programs = nil
 	n := p.netns.Swap(nil)
 	if n != nil && n != p.agent.config.NetNS {
 		// The cable first: a namespace lives on for as long as a socket in it
@@ -209,6 +235,7 @@ func (p *pod) stop() {
 		p.agent.addresses.giveBack(p.ip)
 	}
 	p.ip = netip.Addr{}
+	p.removeFiles()
 }
 
 // terminate lets requests under way finish, within the grace period, and ends
@@ -230,6 +257,9 @@ func (p *pod) terminate(ctx context.Context, object *corev1.Pod) {
 		}
 	}()
 	p.server.shutdown(closing)
+	for _, r := range p.programs {
+		r.shutdown(closing)
+	}
 	p.stop()
 	p.finish(ctx, object)
 }
