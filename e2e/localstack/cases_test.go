@@ -26,6 +26,7 @@ var ownFake = map[string]string{
 	"none is left out":         "is about the suite's description of the provider, which is complete where it is run on our own fake",
 
 	string(providertest.ErrorBefore): "needs a fault of the account",
+	string(providertest.ErrorAfter):  "needs a fault of the account",
 	string(providertest.Lost):        "needs a fault of the account",
 	string(providertest.Throttle):    "needs a fault of the account",
 	string(providertest.Timeout):     "needs a fault of the account",

@@ -175,6 +175,8 @@ func serverFault(f providertest.Fault, form url.Values) (fake.Fault, bool) {
 	switch f.Kind {
 	case providertest.ErrorBefore:
 		planned.Kind = fake.FaultError
+	case providertest.ErrorAfter:
+		planned.Kind, planned.AfterEffect = fake.FaultError, true
 	case providertest.Lost:
 		planned.Kind = fake.FaultLost
 	case providertest.Throttle:

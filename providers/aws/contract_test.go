@@ -33,6 +33,7 @@ func TestContract(t *testing.T) {
 		Invalid:    also("scheme", "interal"),
 		Drifts:     contractDrifts(),
 		Strangers:  contractStrangers(),
+		Takeovers:  contractTakeovers(),
 		Constant: map[string]string{
 			"load-balancer ip-address-type": "this version makes IPv4 load balancers only",
 			"node-rules ingress":            "they are the cluster's and admit what any Service may need",
@@ -144,16 +145,18 @@ func find(a providertest.Account, s lb.Service) (*found, error) {
 // contractNames are the names of the cluster that the suite plays.
 var contractNames = names{lb.Cluster{Name: "demo", UID: "cluster-uid-1"}}
 
+// drift does something to what the only Service has.
+func drift(name string, do func(*found) error) providertest.Drift {
+	return providertest.Drift{Name: name, Do: func(a providertest.Account, s lb.Service) error {
+		f, err := find(a, s)
+		if err != nil {
+			return err
+		}
+		return do(f)
+	}}
+}
+
 func contractDrifts() []providertest.Drift {
-	drift := func(name string, do func(*found) error) providertest.Drift {
-		return providertest.Drift{Name: name, Do: func(a providertest.Account, s lb.Service) error {
-			f, err := find(a, s)
-			if err != nil {
-				return err
-			}
-			return do(f)
-		}}
-	}
 	return []providertest.Drift{
 		drift("listener deleted", func(f *found) error { return f.deleteListener(80) }),
 		drift("listener sends elsewhere", func(f *found) error {
@@ -230,6 +233,27 @@ func contractDrifts() []providertest.Drift {
 				return err
 			}
 			_, err := f.ec2.DeleteSecurityGroup(f, &ec2.DeleteSecurityGroupInput{GroupId: &f.frontend})
+			return err
+		}),
+	}
+}
+
+// contractTakeovers are marked as another Service's by somebody who may.
+func contractTakeovers() []providertest.Drift {
+	theirs := map[string]string{markService: "theirs/web", markServiceUID: "uid-9"}
+	tag := func(f *found, arn string) error {
+		_, err := f.elb.AddTags(f, &elb.AddTagsInput{Tags: toELBTags(theirs), ResourceArns: []string{arn}})
+		return err
+	}
+	return []providertest.Drift{
+		drift("load balancer", func(f *found) error { return tag(f, aws.ToString(f.balancer.LoadBalancerArn)) }),
+		drift("target group", func(f *found) error { return tag(f, forwardsTo(f.listeners[80])) }),
+		drift("security group", func(f *found) error {
+			var tags []ec2types.Tag
+			for key, value := range theirs {
+				tags = append(tags, ec2types.Tag{Key: &key, Value: &value})
+			}
+			_, err := f.ec2.CreateTags(f, &ec2.CreateTagsInput{Resources: []string{f.frontend}, Tags: tags})
 			return err
 		}),
 	}

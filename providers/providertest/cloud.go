@@ -160,6 +160,8 @@ type FaultKind string
 const (
 	// ErrorBefore is an answer that the cloud is out of order; nothing was done.
 	ErrorBefore FaultKind = "error before effect"
+	// ErrorAfter is the same answer, but the call was done.
+	ErrorAfter FaultKind = "error after effect"
 	// Lost does the call, and its answer never arrives.
 	Lost FaultKind = "response lost after effect"
 	// Throttle answers that calls come too fast, with Fault.Hint where the cloud

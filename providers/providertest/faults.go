@@ -125,7 +125,7 @@ func (s *suite) scenarios(t T) []scenario {
 }
 
 // faultKinds are the faults that any call may meet.
-var faultKinds = []FaultKind{ErrorBefore, Lost, Throttle, Timeout, Gone, Denied}
+var faultKinds = []FaultKind{ErrorBefore, ErrorAfter, Lost, Throttle, Timeout, Gone, Denied}
 
 // faults runs each scenario once to learn its calls, and then once for each call
 // and each kind of fault at it.

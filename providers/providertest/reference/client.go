@@ -49,7 +49,7 @@ func call[R any](ctx context.Context, c *client, name, subject string, write boo
 	}
 	switch fault.Kind {
 	case pt.ErrorBefore:
-		return none, fail(http.StatusInternalServerError, "InternalError", "something went wrong")
+		return none, internalError()
 	case pt.Throttle:
 		return none, &failure{status: http.StatusTooManyRequests, code: "TooManyRequests", text: "slow down", retryAfter: fault.Hint}
 	case pt.Denied:
@@ -65,6 +65,8 @@ func call[R any](ctx context.Context, c *client, name, subject string, write boo
 	}
 	result, err := operation()
 	switch fault.Kind {
+	case pt.ErrorAfter:
+		return none, internalError()
 	case pt.Lost:
 		return none, io.ErrUnexpectedEOF
 	case pt.Gone:
@@ -72,6 +74,10 @@ func call[R any](ctx context.Context, c *client, name, subject string, write boo
 		return none, errReset
 	}
 	return result, err
+}
+
+func internalError() error {
+	return fail(http.StatusInternalServerError, "InternalError", "something went wrong")
 }
 
 // sleep waits for d or until ctx ends.

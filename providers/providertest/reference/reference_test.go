@@ -48,6 +48,22 @@ func description() pt.Cloud {
 			_, err := c.createPool(pool{Name: name, Targets: []string{"theirs"}, HealthPort: "1"})
 			return err
 		}}},
+		Takeovers: []pt.Drift{
+			{Name: "pool", Do: func(a pt.Account, s lb.Service) error {
+				c, name := a.(*Account).cloud, tester.nameOf(poolRef(s.ServiceRef, "external"))
+				p, err := c.getPool(name)
+				if err != nil {
+					return err
+				}
+				p.Tags = theirs
+				c.mu.Lock()
+				defer c.mu.Unlock()
+				c.setPool(name, &p)
+				return nil
+			}},
+			{Name: "frontend", Do: edit(balancerRef, func(d *document) { d.Entries[0].Tags = theirs })},
+			{Name: "admission", Do: edit(admissionsRef, func(d *document) { d.Entries[0].Tags = theirs })},
+		},
 		Constant: map[string]string{
 			"balancer setting":   "it is the cluster's",
 			"admissions setting": "it is the cluster's",
@@ -55,6 +71,9 @@ func description() pt.Cloud {
 		Hints: true,
 	}
 }
+
+// theirs is another cluster's mark.
+var theirs = map[string]string{tagCluster: "cluster-uid-9", tagService: "uid-0", tagResource: "uid-0/external"}
 
 // tester is the reference provider's own view of names and marks.
 var tester = newProvider(nil, lb.Cluster{Name: "demo", UID: "cluster-uid-1"})
@@ -166,10 +185,9 @@ func strangers() []pt.Stranger {
 	return []pt.Stranger{
 		{Name: "pool", Plant: plantPool(func(lb.Service) string { return "pool-of-others" }, nil)},
 		{Name: "pool of a Service with our UID in another cluster", Plant: plantPool(func(lb.Service) string { return "pool-elsewhere" },
-			map[string]string{tagCluster: "cluster-uid-9", tagService: "uid-0", tagResource: "uid-0/external"})},
+			theirs)},
 		{Name: "pool with our name", Plant: plantPool(ourPool, nil), Blocks: true},
-		{Name: "pool with our name and another cluster's mark", Plant: plantPool(ourPool,
-			map[string]string{tagCluster: "cluster-uid-9", tagService: "uid-0", tagResource: "uid-0/external"}), Blocks: true},
+		{Name: "pool with our name and another cluster's mark", Plant: plantPool(ourPool, theirs), Blocks: true},
 		{Name: "entry in the balancer", Plant: edit(balancerRef, foreign), InPlace: true},
 		{Name: "entry in the list", Plant: edit(admissionsRef, foreign), InPlace: true},
 		{Name: "entry with our name", Plant: plantDocument(document{Name: tester.nameOf(balancerRef), Tags: ours, Setting: "standard",

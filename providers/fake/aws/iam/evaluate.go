@@ -32,6 +32,7 @@ const (
 //
 // https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_policies_evaluation-logic_policy-eval-basics.html
 func Evaluate(policies []Policy, r Request) Decision {
+	r.Action = strings.ToLower(r.Action)
 	decision := Unmentioned
 	for _, p := range policies {
 		for _, s := range p.statements {
@@ -47,10 +48,10 @@ func Evaluate(policies []Policy, r Request) Decision {
 	return decision
 }
 
-// covers says whether a statement is about a request.
+// covers says whether a statement is about a request, whose action is in lower
+// case.
 func (s statement) covers(r Request) bool {
-	action := strings.ToLower(r.Action)
-	return slices.ContainsFunc(s.actions, func(a string) bool { return glob(strings.ToLower(a), action) }) &&
+	return slices.ContainsFunc(s.actions, func(a string) bool { return glob(a, r.Action) }) &&
 		slices.ContainsFunc(s.resources, func(pattern string) bool { return coversResource(pattern, r.Resource) }) &&
 		!slices.ContainsFunc(s.conditions, func(c condition) bool { return !c.holds(r.Context) })
 }
@@ -81,6 +82,9 @@ func coversResource(pattern, resource string) bool {
 // glob matches text against a pattern in which * is any text and ? any one
 // character.
 func glob(pattern, text string) bool {
+	if !strings.ContainsAny(pattern, "*?") {
+		return pattern == text
+	}
 	pat, s := []rune(pattern), []rune(text)
 	star, resume := -1, 0
 	p, i := 0, 0

@@ -72,7 +72,10 @@ type rawStatement struct {
 }
 
 func (r rawStatement) check() (statement, error) {
-	s := statement{deny: r.Effect == "Deny", actions: r.Action, resources: r.Resource}
+	s := statement{deny: r.Effect == "Deny", resources: r.Resource}
+	for _, a := range r.Action {
+		s.actions = append(s.actions, strings.ToLower(a))
+	}
 	if r.Effect != "Allow" && r.Effect != "Deny" {
 		return s, fmt.Errorf("effect %q is neither Allow nor Deny", r.Effect)
 	}
