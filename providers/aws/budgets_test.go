@@ -54,6 +54,9 @@ func TestBudgets(t *testing.T) {
 		row("a node new to the cluster, 1 target group", 1, 1, reconcile(second))
 		first.Targets = append(first.Targets, node(4))
 		row("the same node in the next Service", 0, 1, reconcile(first))
+		b.list(0) // as the node controllers do when it joins
+		second.Targets = append(second.Targets, node(5))
+		row("a node that the node controllers have initialised", 0, 1, reconcile(second))
 		second.Targets = second.Targets[1:]
 		row("a node gone", 0, 1, reconcile(second))
 		ports(5)(&second)

@@ -61,13 +61,13 @@ type machines struct {
 	inventory *lb.Inventory
 	listed    time.Time
 	failure   error // of the last listing, nil when it succeeded
-	failed    time.Time
+	again     time.Time
 }
 
 const (
 	// failureTTL is how long a listing that failed answers for the next ones: many
-	// nodes ask at a time.
-	failureTTL = 5 * time.Second
+	// nodes ask at a time. What somebody must mend first is asked for at leisure.
+	failureTTL, refusalTTL = 5 * time.Second, time.Minute
 	// pageSize is the most that EC2 puts into one answer.
 	// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_DescribeInstances.html
 	pageSize = 1000
@@ -99,9 +99,7 @@ func (c *machines) list(ctx context.Context, maxAge time.Duration) (*lb.Inventor
 	found, err := c.listNetwork(ctx)
 	if err != nil {
 		if ctx.Err() == nil { // else the failure is the caller's own
-			c.mu.Lock()
-			c.failure, c.failed = err, time.Now()
-			c.mu.Unlock()
+			c.fail(err)
 		}
 		return nil, err
 	}
@@ -122,13 +120,23 @@ func (c *machines) lately(after time.Time) (*lb.Inventory, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.failure != nil && time.Since(c.failed) < failureTTL:
+	case c.failure != nil && time.Now().Before(c.again):
 		return nil, c.failure
 	case c.inventory != nil && c.listed.After(after):
 		return c.inventory, nil
 	default:
 		return nil, nil
 	}
+}
+
+func (c *machines) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ttl := failureTTL
+	if kind := lb.KindOf(err); kind == lb.Denied || kind == lb.Invalid {
+		ttl = refusalTTL
+	}
+	c.failure, c.again = err, time.Now().Add(ttl)
 }
 
 func (c *machines) listNetwork(ctx context.Context) ([]ec2types.Instance, error) {

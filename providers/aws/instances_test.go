@@ -187,7 +187,7 @@ func TestListIsWholeOrAnError(t *testing.T) {
 		if n := b.describes(); n != 2 {
 			b.Errorf("100 askers cost %d calls, want 2", n)
 		}
-		time.Sleep(failureTTL)
+		time.Sleep(refusalTTL)
 		if n := b.list(0).Len(); n != 1205 {
 			b.Errorf("%d instances listed after the failure", n)
 		}

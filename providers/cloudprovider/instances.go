@@ -54,7 +54,7 @@ func (i instances) InstanceMetadata(ctx context.Context, node *v1.Node) (*cloudp
 	if foreign(source, node) {
 		return leftAlone(node), nil
 	}
-	found, err := find(ctx, source, node)
+	found, _, err := find(ctx, source, node)
 	i.tellAmbiguity(ctx, node, err)
 	if err != nil {
 		return nil, err
@@ -93,9 +93,9 @@ func (i instances) InstanceExists(ctx context.Context, node *v1.Node) (bool, err
 	if !ours {
 		return true, nil
 	}
-	found, err := find(ctx, source, node)
-	if err == nil && found.State == lb.InstanceTerminated {
-		found, err = source.GetInstance(ctx, id) // a list may have said so
+	found, listed, err := find(ctx, source, node)
+	if err == nil && listed && found.State == lb.InstanceTerminated {
+		found, err = source.GetInstance(ctx, id)
 	}
 	if lb.KindOf(err) == lb.NotFound {
 		return stillThere(ctx, source, err)
@@ -132,7 +132,7 @@ func (i instances) InstanceShutdown(ctx context.Context, node *v1.Node) (bool, e
 	if _, ours := source.InstanceID(node.Spec.ProviderID); !ours {
 		return false, nil
 	}
-	found, err := find(ctx, source, node)
+	found, _, err := find(ctx, source, node)
 	return err == nil && found.State == lb.InstanceStopped, err
 }
 
@@ -155,10 +155,10 @@ func foreign(source lb.Instances, node *v1.Node) bool {
 	return node.Spec.ProviderID != "" && !ours
 }
 
-// find returns the machine of a node that is not foreign. One that is not listed is
-// listed again, and then looked for by its own ID if it has one: it may be in a
-// network that is not listed.
-func find(ctx context.Context, source lb.Instances, node *v1.Node) (lb.Instance, error) {
+// find returns the machine of a node that is not foreign, and whether that is from
+// a list. What is not listed is listed again, and then looked for by its own ID if
+// there is one: it may be in a network that is not listed.
+func find(ctx context.Context, source lb.Instances, node *v1.Node) (found lb.Instance, listed bool, err error) {
 	id, hasID := source.InstanceID(node.Spec.ProviderID)
 	for _, age := range []time.Duration{sweepAge, missAge} {
 		all, err := source.ListInstances(ctx, age)
@@ -166,24 +166,25 @@ func find(ctx context.Context, source lb.Instances, node *v1.Node) (lb.Instance,
 			break // what to list is not known, but what to look for is
 		}
 		if err != nil {
-			return lb.Instance{}, err
+			return lb.Instance{}, false, err
 		}
 		if hasID {
-			if found, ok := all.Get(id); ok {
-				return found, nil
+			if found, listed = all.Get(id); listed {
+				return found, true, nil
 			}
 			continue
 		}
-		if found := all.Match(internalIPs(node), privateNames(node)); len(found) == 1 {
-			return found[0], nil
-		} else if len(found) > 1 {
-			return lb.Instance{}, ambiguous(node, found)
+		if fit := all.Match(internalIPs(node), privateNames(node)); len(fit) == 1 {
+			return fit[0], true, nil
+		} else if len(fit) > 1 {
+			return lb.Instance{}, false, ambiguous(node, fit)
 		}
 	}
 	if hasID {
-		return source.GetInstance(ctx, id)
+		found, err = source.GetInstance(ctx, id)
+		return found, false, err
 	}
-	return lb.Instance{}, fmt.Errorf("node %s: no instance has one of its addresses %v or names %v: %w",
+	return lb.Instance{}, false, fmt.Errorf("node %s: no instance has one of its addresses %v or names %v: %w",
 		node.Name, internalIPs(node), privateNames(node), cloudprovider.InstanceNotFound)
 }
 

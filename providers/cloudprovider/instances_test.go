@@ -162,7 +162,7 @@ func TestNodeIsGoneOnlyByItsID(t *testing.T) {
 		{"it runs", machines{listed: []lb.Instance{running("a", "10.0.0.2")}}, worker("x", "", "memory://a"), false, false, true, 0},
 		{"it is off", machines{listed: []lb.Instance{machine("a", "10.0.0.2", lb.InstanceStopped)}}, worker("x", "", "memory://a"), false, true, true, 0},
 		{"it is not found by its ID", machines{listed: []lb.Instance{other}}, worker("x", "", "memory://a"), true, false, true, 1},
-		{"its ID says terminated", machines{listed: []lb.Instance{other}, known: []lb.Instance{machine("a", "", lb.InstanceTerminated)}}, worker("x", "", "memory://a"), true, false, true, 2},
+		{"its ID says terminated", machines{listed: []lb.Instance{other}, known: []lb.Instance{machine("a", "", lb.InstanceTerminated)}}, worker("x", "", "memory://a"), true, false, true, 1},
 		{"terminated in the list, running by its ID", machines{listed: []lb.Instance{machine("a", "", lb.InstanceTerminated)}, known: []lb.Instance{running("a", "")}}, worker("x", "", "memory://a"), false, false, true, 1},
 		{"not in the list, running by its ID", machines{listed: []lb.Instance{other}, known: []lb.Instance{running("a", "")}}, worker("x", "", "memory://a"), false, false, true, 1},
 		{"the list is denied", machines{listErr: fails(lb.Denied)}, worker("x", "", "memory://a"), false, false, false, 0},
