@@ -9,8 +9,6 @@ import (
 	"github.com/fairway-lb/fairway/e2e/sandbox"
 )
 
-func TestMain(m *testing.M) { sandbox.Main(m) }
-
 // TestCleanup removes what an earlier run left, and nothing of one that runs.
 func TestCleanup(t *testing.T) {
 	host, err := sandbox.NewNetNS("host")

@@ -14,7 +14,7 @@ import (
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/config"
 )
 
-const kubeconfig = `
+const anyKubeconfig = `
 apiVersion: v1
 kind: Config
 clusters: [{name: c, cluster: {server: "https://192.0.2.1:6443"}}]
@@ -32,7 +32,7 @@ func TestFlags(t *testing.T) {
 		}
 		return file
 	}
-	file := write("kubeconfig", kubeconfig)
+	file := write("kubeconfig", anyKubeconfig)
 	ours := write("ours.yaml", "apiVersion: fairway.io/v1alpha1\nkind: NodeProxyConfig\nkubeconfig: "+file+
 		"\nnodeName: from-file\ndetectLocal: {clusterCIDRs: [10.244.0.0/16]}\nnodePortAddresses: [10.0.0.0/8]\nminSyncPeriod: 1s\nipv6: \"no\"\nmasqueradeBit: 3\n")
 	theirs := write("theirs.yaml", "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: nftables\nclientConnection: {kubeconfig: "+file+

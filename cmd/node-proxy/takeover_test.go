@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// traffic is what a node carries while its proxies change: connections that stay
+// and talk all the time, and new ones one after the other.
+type traffic struct {
+	exchanges atomic.Int64 // on the connections that stay
+	requests  atomic.Int64 // new connections
+	failure   atomic.Pointer[string]
+	stop      func()
+}
+
+func (s *stage) traffic() *traffic {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	f := &traffic{}
+	var wg sync.WaitGroup
+	fail := func(format string, args ...any) { f.failure.CompareAndSwap(nil, new(fmt.Sprintf(format, args...))) }
+	for i := range 20 {
+		from, to := []string{"client", "a"}[i%2], []string{atNode, clusterIP}[i%2]
+		c, err := s.hosts[from].DialContext(ctx, "tcp", to)
+		must(s.t, err)
+		wg.Go(func() {
+			defer c.Close()
+			first, err := hear(c)
+			for n := 0; err == nil && ctx.Err() == nil; n++ {
+				var again string
+				if _, err = c.Write([]byte{0}); err == nil {
+					again, err = hear(c)
+				}
+				if err == nil && again != first {
+					err = fmt.Errorf("Pod %s answers on a connection to %s", again, first)
+				}
+				f.exchanges.Add(1)
+				time.Sleep(2 * time.Millisecond)
+			}
+			if err != nil {
+				fail("a connection of %s to %s: %v", from, to, err)
+			}
+		})
+	}
+	for _, way := range [][2]string{{"client", atNode}, {"a", clusterIP}, {"node", clusterIP}} {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := s.ask(way[0], way[1]); err != nil {
+					fail("a new connection of %s to %s: %v", way[0], way[1], err)
+				}
+				f.requests.Add(1)
+			}
+		})
+	}
+	f.stop = func() { cancel(); wg.Wait() }
+	s.t.Cleanup(f.stop)
+	return f
+}
+
+// flows waits for more traffic and fails if any of it ever failed.
+func (s *stage) flows(f *traffic, when string) {
+	s.t.Helper()
+	exchanges, requests := f.exchanges.Load(), f.requests.Load()
+	s.until("traffic flows "+when, func() bool {
+		return f.failure.Load() != nil || f.exchanges.Load() > exchanges+100 && f.requests.Load() > requests+30
+	})
+	if failure := f.failure.Load(); failure != nil {
+		s.t.Fatalf("%s: %s", when, *failure)
+	}
+}
+
+// TestTakeover takes kube-proxy's place while traffic flows, and gives it back.
+func TestTakeover(t *testing.T) {
+	for _, backend := range []string{"kube-proxy", "iptables-nft"} {
+		t.Run(backend, func(t *testing.T) {
+			s := newStage(t)
+			s.nft("-f", kubeProxyRules(backend))
+			f := s.traffic()
+			s.flows(f, "through kube-proxy's rules")
+
+			said, err := s.run()
+			if err == nil || !strings.Contains(said, "--takeover") {
+				t.Errorf("a first start beside kube-proxy: %v, saying %q", err, said)
+			}
+			if rules := s.nft("list", "tables"); strings.Contains(rules, "fairway") {
+				t.Errorf("a refused start left\n%s", rules)
+			}
+			s.flows(f, "after a refused start")
+
+			p := s.start("run", "--takeover")
+			s.until("kube-proxy's rules are gone", func() bool {
+				rules := s.nft("list", "ruleset")
+				return !strings.Contains(rules, "KUBE-SERVICES") && !strings.Contains(rules, "table ip kube-proxy")
+			})
+			s.flows(f, "after the takeover")
+			s.until("the takeover is told", func() bool { return s.api.told("TookOver", "connections go on") })
+
+			// kube-proxy comes back, beside us.
+			s.nft("-f", kubeProxyRules(backend))
+			s.flows(f, "with both proxies")
+			// Giving back is to stop, and to clean up.
+			s.stop(p)
+			s.flows(f, "with the table alone")
+			if said, err := s.run("--cleanup"); err != nil {
+				t.Fatalf("%v: %s", err, said)
+			}
+			s.flows(f, "given back to kube-proxy")
+			if rules := s.nft("list", "tables"); strings.Contains(rules, "fairway") {
+				t.Errorf("the clean-up left\n%s", rules)
+			}
+			f.stop()
+			t.Logf("%d exchanges on 20 connections and %d new connections, none failed", f.exchanges.Load(), f.requests.Load())
+		})
+	}
+}
+
+// TestKubeProxyComesBack restarts beside kube-proxy's rules, where ours are
+// already: it serves and tells, by an event and a metric.
+func TestKubeProxyComesBack(t *testing.T) {
+	s := newStage(t)
+	s.stop(func() *process { p := s.start("run"); s.healthy(); return p }())
+	s.nft("-f", kubeProxyRules("kube-proxy"))
+	f := s.traffic()
+	s.start("run")
+	s.healthy()
+	s.until("kube-proxy's presence is told", func() bool {
+		return s.api.told("KubeProxyPresent", "(nftables)") && s.metric(`fairway_nodeproxy_kube_proxy_present{backend="nftables"} 1`)
+	})
+	s.flows(f, "with both proxies")
+	if rules := s.nft("list", "tables"); !strings.Contains(rules, "kube-proxy") || !strings.Contains(rules, "fairway") {
+		t.Errorf("not both are there:\n%s", rules)
+	}
+}
+
+// TestPortsHeld has another program at the ports of /healthz and of a Service's
+// health check.
+func TestPortsHeld(t *testing.T) {
+	s := newStage(t)
+	var held []net.Listener
+	for _, address := range []string{"0.0.0.0:10256", healthCheckNodePort} {
+		l, err := s.hosts["node"].Listen(t.Context(), "tcp", address)
+		must(t, err)
+		defer l.Close()
+		held = append(held, l)
+	}
+	s.start("run")
+	s.until("packets are carried", func() bool { _, err := s.ask("client", atNode); return err == nil })
+	s.until("the held port is told", func() bool {
+		return s.api.told("FailedToStartProxierHealthcheck", "address already in use") && s.metric(`fairway_nodeproxy_port_held{server="healthz"} 1`)
+	})
+	s.until("the health check port is told", func() bool {
+		return s.api.told("FailedToStartServiceHealthcheck", `failed to start healthcheck "default/local"`)
+	})
+	s.permissions()
+	for _, l := range held {
+		l.Close()
+	}
+	s.healthy()
+	s.until("the health check port is answered", func() bool {
+		code, body := s.get(healthCheckNodePort, "/")
+		return code == 503 && strings.Contains(body, `"localEndpoints": 0`)
+	})
+	if !s.metric(`fairway_nodeproxy_port_held{server="healthz"} 0`) {
+		t.Error("the metric still says that the port is held")
+	}
+	if !s.metric(`kubeproxy_proxy_healthz_total{code="200"}`) {
+		t.Error("answers at /healthz are not counted")
+	}
+}
+
+// TestServerAwayAtStart restarts the program while the API server is away: the
+// table that is there stays and carries packets.
+func TestServerAwayAtStart(t *testing.T) {
+	s := newStage(t)
+	p := s.start("run")
+	s.healthy()
+	must(t, p.cmd.Process.Signal(syscall.SIGKILL))
+	<-p.done
+	f := s.traffic()
+	s.api.setDown(true)
+	p = s.start("run")
+	s.until("the program asks in vain", func() bool { return strings.Contains(p.log.String(), "Failed to watch") })
+	s.flows(f, "without an API server")
+	if code, _ := s.get("127.0.0.1:10256", "/livez"); code != 200 {
+		t.Errorf("/livez says %d", code)
+	}
+	s.api.setDown(false)
+	s.healthy()
+	s.flows(f, "with the API server back")
+}
+
+// TestConfined runs the program the way the shipped DaemonSet does: nothing can
+// be written, NET_ADMIN is the only capability.
+func TestConfined(t *testing.T) {
+	s := newStage(t)
+	must(t, s.hosts["node"].Sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "0"))
+	p := s.start("confined")
+	s.healthy()
+	for _, way := range [][2]string{{"client", atNode}, {"a", clusterIP}} {
+		if _, err := s.ask(way[0], way[1]); err != nil {
+			t.Errorf("%s to %s: %v", way[0], way[1], err)
+		}
+	}
+	// It cannot set, only tell; --init-only with more rights sets.
+	differs := `fairway_nodeproxy_sysctl_differs{sysctl="net.netfilter.nf_conntrack_tcp_be_liberal"} 1`
+	s.until("a setting is told", func() bool {
+		return s.metric(differs) && strings.Contains(p.log.String(), "nf_conntrack_tcp_be_liberal is 0, it should be 1")
+	})
+	confined := s.start("confined", "--init-only", "--conntrack-max-per-core=0")
+	if err := <-confined.done; err == nil || !strings.Contains(confined.log.String(), "read-only file system") {
+		t.Errorf("--init-only without a writable /proc/sys: %v, saying %s", err, confined.log)
+	}
+	if said, err := s.run("--init-only", "--conntrack-max-per-core=0"); err != nil {
+		t.Fatalf("--init-only: %v, saying %s", err, said)
+	}
+	var liberal []byte
+	must(t, s.hosts["node"].Do(func() (err error) {
+		liberal, err = os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
+		return err
+	}))
+	if strings.TrimSpace(string(liberal)) != "1" {
+		t.Errorf("after --init-only the setting is %s", liberal)
+	}
+	s.stop(p)
+}
