@@ -23,12 +23,19 @@ const (
 	// FaultHang gives no answer until the caller goes away; the call is done only
 	// with AfterEffect.
 	FaultHang FaultKind = "hang"
+	// FaultLater does the call and answers well, but what it began, and the cloud
+	// goes on with by itself, fails in the end. It makes no difference to a call
+	// that begins nothing.
+	FaultLater FaultKind = "later"
 )
 
 // Fault is one planned fault.
 type Fault struct {
 	// Operation is a pattern as Match takes it; empty matches every call.
 	Operation string `json:"operation,omitempty"`
+	// Resource is a part of what the call is about, as the call log has it; empty
+	// matches every call.
+	Resource string `json:"resource,omitempty"`
 	// Nth is which of the matching calls, counted from 1 since the faults were set,
 	// is the first to fail; 0: the first.
 	Nth int `json:"nth,omitempty"`
@@ -70,14 +77,14 @@ func (f *Faults) Set(rules []Fault) error {
 	return nil
 }
 
-// Next counts a call of "service:Operation" and returns the first fault planned
-// for it, if any.
-func (f *Faults) Next(operation string) (Fault, bool) {
+// Next counts a call of "service:Operation" about a resource and returns the first
+// fault planned for it, if any.
+func (f *Faults) Next(operation, resource string) (Fault, bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	hit := -1
 	for i, r := range f.rules {
-		if !Match(r.Operation, operation) {
+		if !Match(r.Operation, operation) || !strings.Contains(resource, r.Resource) {
 			continue
 		}
 		f.seen[i]++
@@ -103,9 +110,9 @@ func (r Fault) validate() error {
 		return fmt.Errorf("nth %d is negative", r.Nth)
 	}
 	switch r.Kind {
-	case FaultError, FaultThrottle, FaultLost, FaultHang:
+	case FaultError, FaultThrottle, FaultLost, FaultHang, FaultLater:
 	default:
-		return fmt.Errorf("kind %q is none of error, throttle, lost, hang", r.Kind)
+		return fmt.Errorf("kind %q is none of error, throttle, lost, hang, later", r.Kind)
 	}
 	if r.Kind != FaultError && (r.Code != "" || r.Message != "" || r.Status != 0) {
 		return fmt.Errorf("kind %s takes no code, message or status", r.Kind)

@@ -112,6 +112,7 @@ func TestThrottleRefills(t *testing.T) {
 
 func TestFaultsHitTheirCalls(t *testing.T) {
 	calls := strings.Fields("elb:Create elb:Describe elb:Create ec2:Describe elb:Create elb:Create")
+	about := []string{"", "loadbalancer/net/web-1/aa", "shop", "vpc-1", "loadbalancer/net/web-2/bb", ""}
 	tests := []struct {
 		name string
 		rule Fault
@@ -123,6 +124,8 @@ func TestFaultsHitTheirCalls(t *testing.T) {
 		{"three in a row", Fault{Operation: "elb:Create", Nth: 2, Times: 3, Kind: FaultThrottle}, "..+.++"},
 		{"all from the second", Fault{Operation: "*", Nth: 2, Times: -1, Kind: FaultHang}, ".+++++"},
 		{"one service", Fault{Operation: "ec2:*", Times: -1, Kind: FaultLost}, "...+.."},
+		{"one resource", Fault{Resource: "net/web-", Times: -1, Kind: FaultHang}, ".+..+."},
+		{"the second about a resource", Fault{Resource: "web", Nth: 2, Kind: FaultHang}, "....+."},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -132,8 +135,8 @@ func TestFaultsHitTheirCalls(t *testing.T) {
 					t.Fatal(err)
 				}
 				got := ""
-				for _, c := range calls {
-					fault, hit := f.Next(c)
+				for i, c := range calls {
+					fault, hit := f.Next(c, about[i])
 					switch {
 					case hit && fault.Kind == tt.rule.Kind:
 						got += "+"
@@ -169,7 +172,7 @@ func TestWrongFaultsAreRefusedWhole(t *testing.T) {
 			t.Errorf("%s: error %v, want one about fault 1", name, err)
 		}
 	}
-	if _, hit := f.Next("x:A"); !hit {
+	if _, hit := f.Next("x:A", ""); !hit {
 		t.Error("a refused plan replaced the one before")
 	}
 }

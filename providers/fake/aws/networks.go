@@ -56,8 +56,12 @@ func (a *Account) freeAddress(s *subnet) (netip.Addr, bool) {
 	for range 4 {
 		addr = addr.Next()
 	}
+	used := map[netip.Addr]bool{} // a look at all interfaces for each address takes minutes in a large account
+	for _, nic := range a.interfaces {
+		used[nic.private] = true
+	}
 	for ; s.cidr.Contains(addr.Next()); addr = addr.Next() {
-		if !a.privateInUse(addr) {
+		if !used[addr] {
 			return addr, true
 		}
 	}

@@ -110,7 +110,7 @@ func (a *Account) perform(r *http.Request, c call) (any, fake.Fault, error) {
 		return nil, fake.Fault{}, err
 	}
 	qualified := c.service.name + ":" + c.operation.name
-	fault, planned := a.faults.Next(qualified)
+	fault, planned := a.faults.Next(qualified, summary(c.form))
 	if !planned && !a.throttle.Allow(qualified) || fault.Kind == fake.FaultThrottle {
 		return nil, fault, c.service.throttled()
 	}
@@ -120,7 +120,7 @@ func (a *Account) perform(r *http.Request, c call) (any, fake.Fault, error) {
 	if fault.Kind == fake.FaultHang && !fault.AfterEffect {
 		return nil, fault, nil
 	}
-	result, err := a.do(c)
+	result, err := a.do(c, fault.Kind == fake.FaultLater)
 	if fault.Kind == fake.FaultError {
 		return nil, fault, injected(fault)
 	}
@@ -128,8 +128,9 @@ func (a *Account) perform(r *http.Request, c call) (any, fake.Fault, error) {
 }
 
 // do checks the request against AWS's own description, then the permissions, and
-// runs the operation with the account locked.
-func (a *Account) do(c call) (any, error) {
+// runs the operation with the account locked. What a doomed operation begins fails
+// in the end.
+func (a *Account) do(c call, doomed bool) (any, error) {
 	breaches, err := a.model.CheckRequest(c.service.name, c.operation.name, c.form)
 	if err != nil {
 		return nil, err
@@ -154,6 +155,7 @@ func (a *Account) do(c call) (any, error) {
 	if dry, ok := in.(interface{ dryRun() bool }); ok && dry.dryRun() {
 		return nil, failStatus(http.StatusPreconditionFailed, "DryRunOperation", "the request would have succeeded, but the DryRun flag is set")
 	}
+	a.doomed = doomed
 	result, err := c.operation.run(a, in)
 	if err == nil && c.operation.write {
 		a.publish()
