@@ -23,7 +23,7 @@ import (
 // rejected holds the Services the kernel refused, each with its reason; all
 // others are in place. With an error, part of them may be.
 func (t *Table) Load(services map[string]*Service) (rejected map[string]error, err error) {
-	t.loaded = false
+	t.loaded, t.unfit = false, nil
 	found, err := t.survey()
 	if err != nil {
 		return nil, err
@@ -34,12 +34,17 @@ func (t *Table) Load(services map[string]*Service) (rejected map[string]error, e
 		if err == nil || !errors.Is(err, errUnfit) {
 			return rejected, err
 		}
+		t.unfit = err
 	}
 	if rejected, err = t.replace(found, services); err != nil {
 		return nil, fmt.Errorf("loading the table %q: %w", TableName, err)
 	}
 	return rejected, t.remember()
 }
+
+// Unfit tells why the last Load replaced the table that was there, nil if it took
+// it over or there was none.
+func (t *Table) Unfit() error { return t.unfit }
 
 // errUnfit says that a table cannot be taken over.
 var errUnfit = errors.New("the table found cannot be taken over")

@@ -30,7 +30,9 @@ func openSocket() (*socket, error) {
 	// Both only make errors shorter and clearer; kernels since 4.12 have them.
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
-	return &socket{fd: fd, recv: make([]byte, 64<<10)}, nil
+	s := &socket{fd: fd, recv: make([]byte, 64<<10)}
+	s.sendBuf, _ = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF) // to grow from, never to shrink
+	return s, nil
 }
 
 func (s *socket) close() error { return unix.Close(s.fd) }

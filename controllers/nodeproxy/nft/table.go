@@ -37,6 +37,7 @@ type Table struct {
 
 	known    state
 	loaded   bool
+	unfit    error     // see Unfit
 	verified tableInfo // what the kernel said after the last load or change of ours
 	seen     uint32    // generation at the last verification
 	stats    Stats

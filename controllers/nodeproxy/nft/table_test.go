@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +21,7 @@ func TestMain(m *testing.M) { sandbox.Main(m) }
 // newHost makes a network namespace for tables.
 func newHost(t *testing.T) *sandbox.NetNS {
 	t.Helper()
-	ns, err := sandbox.NewNetNS(strings.ReplaceAll(t.Name(), "/", "-"))
+	ns, err := sandbox.NewNetNS(fmt.Sprintf("nft-%d", time.Now().UnixNano()))
 	if err != nil {
 		t.Fatal(err)
 	}
