@@ -143,7 +143,9 @@ func TestAffinityTimeout(t *testing.T) {
 				t.Skip("NOT CHECKED: there is no nft tool to see what is remembered")
 			}
 			keeper, others := sources[0], sources[1:]
-			remembered := func(a netip.Addr) bool { return strings.Contains(w.list(t), "\t"+a.String()+" . ") || strings.Contains(w.list(t), " "+a.String()+" . ") }
+			remembered := func(a netip.Addr) bool {
+				return strings.Contains(w.list(t), "\t"+a.String()+" . ") || strings.Contains(w.list(t), " "+a.String()+" . ")
+			}
 			until(t, "the others are forgotten", func() bool {
 				if got := w.askAs(t, "client", keeper, "tcp", to, patience).pod; got != "a" {
 					t.Fatalf("the client that kept asking was moved to %s", got)

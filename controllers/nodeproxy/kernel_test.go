@@ -53,8 +53,12 @@ func (w *world) checkOne(t *testing.T, f flow, family int, network string) {
 	t.Helper()
 	switch f.pods[0] {
 	case "refused", "timeout":
-		if got := w.ask(t, f.from, network, f.to.at(family), patience/10); got.pod != f.pods[0] {
-			t.Errorf("got %v, want %s", got, f.pods[0])
+		want := f.pods[0]
+		if f.from == "node" && network == "udp" {
+			want = "refused" // the kernel tells a sender of its own at once, also of a drop
+		}
+		if got := w.ask(t, f.from, network, f.to.at(family), patience/10); got.pod != want {
+			t.Errorf("got %v, want %s", got, want)
 		}
 		return
 	}

@@ -93,7 +93,7 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 			p.pending[name] = struct{}{}
 		}
 	}
-	if p.loaded && len(p.pending) == 0 {
+	if p.loaded && len(p.pending) == 0 && !p.rangesPending {
 		return nil
 	}
 	start, full := time.Now(), !p.loaded
@@ -161,7 +161,7 @@ func (p *plane) program(ctx context.Context) (map[string]error, error) {
 	p.loaded = true
 	clear(p.known)
 	klog.FromContext(ctx).Info("Loaded the forwarding table", "family", p.family(), "services", len(all)-len(rejected),
-		"rejected", len(rejected), "duration", time.Since(start), "owned", p.table.Owned())
+		"rejected", len(rejected), "duration", time.Since(start), "owned", p.table.Owned(), "replacedBecause", p.table.Unfit())
 	return rejected, nil
 }
 

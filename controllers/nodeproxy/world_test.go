@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 	"github.com/fairway-lb/fairway/e2e/sandbox"
 )
 
@@ -37,8 +38,8 @@ type world struct {
 	shared bool // the next proxy shares its table
 	// configure changes how the next proxy is configured, nil for nothing.
 	configure func(*Config)
-	proxy  *Proxy
-	stop   func() // ends the proxy and waits for it
+	proxy     *Proxy
+	stop      func() // ends the proxy and waits for it
 }
 
 // Addresses by name, IPv4 and IPv6. The last two belong to no host.
@@ -409,6 +410,28 @@ func pod(name string) discoveryv1.Endpoint {
 		on = "other"
 	}
 	return discoveryv1.Endpoint{Addresses: []string{name}, NodeName: &on}
+}
+
+func podsNamed(names ...string) []discoveryv1.Endpoint {
+	var out []discoveryv1.Endpoint
+	for _, n := range names {
+		out = append(out, pod(n))
+	}
+	return out
+}
+
+// stats are the counters of both families together.
+func (w *world) stats() nft.Stats {
+	var all nft.Stats
+	for _, p := range w.proxy.planes {
+		s := p.table.Stats()
+		all.Transactions += s.Transactions
+		all.Elements += s.Elements
+		all.Dumps += s.Dumps
+		all.Chains += s.Chains
+		all.Objects += s.Objects
+	}
+	return all
 }
 
 func terminating(e discoveryv1.Endpoint) discoveryv1.Endpoint {
