@@ -190,7 +190,8 @@ func (m *manager) construct(_ app.ControllerInitContext, config *cloudconfig.Com
 		o.Workers = int(config.ComponentConfig.ServiceController.ConcurrentServiceSyncs)
 		o.Client = config.ClientBuilder.ClientOrDie("service-controller").CoreV1()
 		o.Services, o.Nodes, o.Recorder = core.Services(), core.Nodes(), config.EventRecorder
-		o.Engine, o.NodeFilter = c.(*fairway.Cloud), clouds[c.ProviderName()].nodes
+		cloud := c.(*fairway.Cloud)
+		o.Engine, o.NodeFilter = cloud, clouds[c.ProviderName()].nodes
 		election := config.ComponentConfig.Generic.LeaderElection
 		o.About = leaseReference(election.ResourceNamespace, election.ResourceName)
 		ours, err := loadbalancer.New(o)
@@ -203,8 +204,12 @@ func (m *manager) construct(_ app.ControllerInitContext, config *cloudconfig.Com
 				klog.ErrorS(err, "The lease will run out instead of being given back at the end, and cannot pause the controller")
 			} else {
 				m.held.Store(held)
-				ours.Pause(held.paused)
-				m.run(ctx, func(ctx context.Context) { held.watchPause(ctx, ours.Pause) })
+				pause := func(yes bool) {
+					ours.Pause(yes)
+					cloud.PauseNodes(yes)
+				}
+				pause(held.paused)
+				m.run(ctx, func(ctx context.Context) { held.watchPause(ctx, pause) })
 			}
 		}
 		m.run(ctx, ours.Run)

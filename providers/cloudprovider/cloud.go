@@ -48,6 +48,7 @@ type Cloud struct {
 	turns   turns                // one call per Service at a time
 	opening turns                // one opening at a time
 	opened  atomic.Pointer[session]
+	paused  atomic.Bool
 }
 
 // session is an open cloud.
@@ -71,6 +72,11 @@ var (
 func (c *Cloud) Initialize(clients cloudprovider.ControllerClientBuilder, _ <-chan struct{}) {
 	c.client = clients.ClientOrDie("cloud-provider")
 }
+
+// PauseNodes makes all machines seem to be there and to run, or ends that: no Node
+// is deleted or tainted meanwhile. New ones are still initialised. It may be called
+// at any time.
+func (c *Cloud) PauseNodes(yes bool) { c.paused.Store(yes) }
 
 // open returns the engine of the session.
 func (c *Cloud) open(ctx context.Context) (*plan.Engine, error) {

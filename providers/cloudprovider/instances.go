@@ -83,6 +83,9 @@ func leftAlone(node *v1.Node) *cloudprovider.InstanceMetadata {
 // InstanceExists implements the framework's contract: it deletes the Node when
 // this is false. The framework asks for nodes that are not ready only.
 func (i instances) InstanceExists(ctx context.Context, node *v1.Node) (bool, error) {
+	if i.paused.Load() {
+		return true, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, instanceDeadline)
 	defer cancel()
 	source, err := i.source(ctx)
@@ -123,6 +126,9 @@ func stillThere(ctx context.Context, source lb.Instances, notFound error) (bool,
 
 // InstanceShutdown implements the framework's contract: it taints the Node.
 func (i instances) InstanceShutdown(ctx context.Context, node *v1.Node) (bool, error) {
+	if i.paused.Load() {
+		return false, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, instanceDeadline)
 	defer cancel()
 	source, err := i.source(ctx)

@@ -194,6 +194,23 @@ func TestNodeIsGoneOnlyByItsID(t *testing.T) {
 	}
 }
 
+func TestPauseKeepsNodes(t *testing.T) {
+	other, off := running("other", "10.0.0.1"), machine("off", "10.0.0.2", lb.InstanceStopped)
+	v2, cloud, _ := serve(t, &machines{listed: []lb.Instance{other, off}})
+	for _, paused := range []bool{true, false} {
+		cloud.PauseNodes(paused)
+		if exists, err := v2.InstanceExists(t.Context(), worker("x", "", "memory://gone")); exists != paused || err != nil {
+			t.Errorf("paused %v: exists %v, error %v", paused, exists, err)
+		}
+		if shut, err := v2.InstanceShutdown(t.Context(), worker("x", "", "memory://off")); shut == paused || err != nil {
+			t.Errorf("paused %v: shut down %v, error %v", paused, shut, err)
+		}
+		if _, err := v2.InstanceMetadata(t.Context(), worker("other", "", "")); err != nil {
+			t.Errorf("paused %v: a new node: %v", paused, err)
+		}
+	}
+}
+
 // TestAmbiguityIsACondition: it is told once, stays as long as it lasts, stops
 // nothing but the one node, and is no reason to delete it.
 func TestAmbiguityIsACondition(t *testing.T) {
