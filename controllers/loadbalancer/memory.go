@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -37,7 +38,8 @@ type memory struct {
 	unwritten int // writes to the Service that failed, in a row
 
 	outcome []edit  // what the last attempt left to be seen on the Service
-	served  []edit  // the same of the last success, nil once that is known to hold no more
+	served  []edit  // the same of the last success, but for its condition
+	good    []edit  // and that; both nil once that is known to hold no more
 	partial bool    // what was attempted since may have been done in part
 	trouble verdict // what was last reported as wrong, zero when all is well
 
@@ -122,13 +124,15 @@ func (m *memory) succeed(verify time.Duration) {
 	m.due = time.Now().Add(verify*3/4 + rand.N(verify/2))
 }
 
-// outage returns for how long the cloud has failed when it fails with v, 0 for
-// trouble of another sort.
-func (m *memory) outage(v verdict) time.Duration {
-	if !v.passing() {
-		m.downSince = time.Time{}
-		return 0
-	}
+// serve records what a success leaves to be seen on the Service.
+func (m *memory) serve(c metav1.Condition, rest ...edit) {
+	// Two edits of one condition would make it change at each show.
+	m.served, m.good = rest, []edit{withCondition(c)}
+	m.outcome = slices.Concat(m.served, m.good)
+}
+
+// outage returns for how long the cloud itself has failed by now.
+func (m *memory) outage() time.Duration {
 	if m.downSince.IsZero() {
 		m.downSince = time.Now()
 	}
@@ -141,6 +145,9 @@ func (m *memory) fail(v verdict) (report verdict, news bool) {
 	m.throttled, m.woken = v.kind == lb.Throttled, v.ended
 	m.notBefore = time.Now().Add(max(v.after, 0))
 	m.failures++
+	if !v.passing() {
+		m.downSince = time.Time{}
+	}
 	switch {
 	case v.quiet():
 		return v, false

@@ -162,8 +162,7 @@ func (c *Controller) confirmed(ctx context.Context, svc *v1.Service, s lb.Servic
 func (c *Controller) believe(svc *v1.Service, m *memory, s lb.Service) (time.Duration, string) {
 	m.ref, m.hash = s.ServiceRef, svc.Annotations[CheckpointAnnotation]
 	m.succeed(c.VerifyEvery)
-	m.served = []edit{withFinalizer(c.finalizer()), withIngress(svc.Status.LoadBalancer.Ingress), withCondition(*readyCondition(svc))}
-	m.outcome = m.served
+	m.serve(*readyCondition(svc), withFinalizer(c.finalizer()), withIngress(svc.Status.LoadBalancer.Ingress))
 	return time.Until(m.due), resultUnchanged
 }
 
@@ -227,8 +226,7 @@ func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, 
 		c.eventf(svc, v1.EventTypeNormal, reason, "Load balancer is ready at %s (%s)", where, done(result.Plan))
 	}
 	m.announced, m.drift = false, nil
-	m.served = []edit{withFinalizer(c.finalizer()), withIngress(status.Ingress), withCondition(now), withCheckpoint(result.Hash)}
-	m.outcome = m.served
+	m.serve(now, withFinalizer(c.finalizer()), withIngress(status.Ingress), withCheckpoint(result.Hash))
 	if again := c.show(ctx, svc, m, m.outcome...); again > 0 {
 		return again, resultFailed
 	}
@@ -242,7 +240,7 @@ func (c *Controller) failed(ctx context.Context, svc *v1.Service, m *memory, res
 	}
 	v := judge(err, result.Plan.Empty(), m.failures)
 	serving := m.served != nil || isServing(svc)
-	v.hushed = m.outage(v) < patience && (serving || v.kind == lb.Throttled)
+	v.hushed = v.passing() && m.outage() < patience && (serving || v.kind == lb.Throttled)
 	report, news := m.fail(v)
 	c.wakeAfter(ctx, v.ended, keyOf(svc))
 	klog.FromContext(ctx).Info("Load balancer is not ready", "kind", v.kind, "err", err, "retryAfter", v.after)
@@ -274,10 +272,10 @@ func (c *Controller) failed(ctx context.Context, svc *v1.Service, m *memory, res
 func outcomeOf(svc *v1.Service, m *memory, v, report verdict, serving bool) []edit {
 	switch {
 	case !serving || !v.passing():
-		m.served = nil
+		m.served, m.good = nil, nil
 		return []edit{withCondition(condition(svc, metav1.ConditionFalse, string(report.kind), report.message))}
 	case v.hushed:
-		return slices.Clone(m.served)
+		return slices.Concat(m.served, m.good)
 	default:
 		return append(slices.Clone(m.served), withCondition(condition(svc, metav1.ConditionUnknown, string(report.kind),
 			report.message+" Until then the load balancer is left as it was.")))

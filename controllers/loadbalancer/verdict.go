@@ -149,6 +149,8 @@ func advice(kind lb.ErrorKind, after time.Duration) string {
 		return "It is tried again; if this goes on, look at the cloud's status page, the controller's network and its log."
 	case lb.Conflict:
 		return "It is tried again; if this goes on, remove or rename what is in the way."
+	case lb.NotFound:
+		return "It is tried again; if this goes on, make what is missing, or stop naming it."
 	default:
 		return "It is tried again."
 	}
