@@ -44,7 +44,7 @@ func (c *Controller) dutyTo(svc *v1.Service, worked bool) duty {
 	mark := readyCondition(svc)
 	mine := worked || mark != nil && mark.Reason != reasonServedElsewhere
 	switch {
-	case !wanted && !held:
+	case !wanted && !held && !worked:
 		return leave
 	case Paused(svc.Annotations):
 		return pause
