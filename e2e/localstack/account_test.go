@@ -97,7 +97,7 @@ func (a *account) Inject(f providertest.Fault) {
 }
 
 // FailOperation implements providertest.Account: no operation takes long here.
-func (a *account) FailOperation() bool { return false }
+func (a *account) FailOperation() func() bool { return nil }
 
 // Close implements providertest.Account.
 func (a *account) Close() {

@@ -1,7 +1,9 @@
 package aws
 
 import (
+	"cmp"
 	"context"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
@@ -16,9 +18,9 @@ type loadBalancers struct{ *Provider }
 // loadBalancerResource returns what b is, but for its reference, owners and
 // security groups.
 func loadBalancerResource(b elbtypes.LoadBalancer) lb.Resource {
-	state := ""
-	if b.State != nil {
-		state = string(b.State.Code)
+	failure := lb.Set()
+	if b.State != nil && b.State.Code == elbtypes.LoadBalancerStateEnumFailed {
+		failure = lb.Text(cmp.Or(aws.ToString(b.State.Reason), "AWS gives no reason"))
 	}
 	return lb.Resource{ID: aws.ToString(b.LoadBalancerArn), Fields: lb.Fields{
 		"name":            lb.Text(aws.ToString(b.LoadBalancerName)),
@@ -26,7 +28,7 @@ func loadBalancerResource(b elbtypes.LoadBalancer) lb.Resource {
 		"ip-address-type": lb.Text(string(b.IpAddressType)),
 		"subnets":         lb.Set(subnetsOf(b)...),
 		"dns-name":        lb.Text(aws.ToString(b.DNSName)),
-		"state":           lb.Text(state),
+		"failure":         failure,
 	}}
 }
 
@@ -99,6 +101,9 @@ func (d loadBalancers) update(ctx context.Context, c lb.Change, known lb.Lookup)
 	if err := unchangeable(c, "name", "scheme", "ip-address-type"); err != nil {
 		return lb.Resource{}, err
 	}
+	if c.Changes("failure") {
+		return lb.Resource{}, d.discard(ctx, c)
+	}
 	if c.Changes("subnets") {
 		_, err := d.elb.SetSubnets(ctx, &elb.SetSubnetsInput{LoadBalancerArn: &c.Before.ID, Subnets: c.After.Fields["subnets"]})
 		if err != nil {
@@ -122,6 +127,19 @@ func (d loadBalancers) update(ctx context.Context, c lb.Change, known lb.Lookup)
 		return lb.Resource{}, err
 	}
 	return d.setAttributes(ctx, d.balancerSettings(), c, changed(c))
+}
+
+// discard deletes a load balancer that AWS could not set up, which is all that can
+// be done with one, so that the next run makes it anew. The error says so.
+// https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_LoadBalancerState.html
+func (d loadBalancers) discard(ctx context.Context, c lb.Change) error {
+	if err := d.delete(ctx, c.Before, nil); err != nil {
+		return err
+	}
+	d.newborns.forget(c.Ref())
+	return &lb.Error{Kind: lb.Unavailable, Op: "set up", Resource: c.Ref(), RetryAfter: 5 * time.Second,
+		Message: "AWS could not do it (" + c.Before.Fields.Text("failure") + "), so " + c.Before.Fields.Text("name") +
+			" is deleted and made anew; if this comes again, see that each of its subnets has 8 free addresses and that AWS reports no outage"}
 }
 
 // delete also takes the listeners away. It succeeds for one that is gone.

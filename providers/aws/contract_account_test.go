@@ -92,9 +92,24 @@ func (a *simulated) Provider(ctx context.Context, cluster lb.Cluster) (providert
 	return providertest.Instance{Provider: p, Kill: func() { w.dead.Store(true) }, Dead: w.dead.Load}, err
 }
 
-// FailOperation returns false: nothing that a Network Load Balancer needs fails
-// long after it was accepted.
-func (a *simulated) FailOperation() bool { return false }
+// FailOperation implements providertest.Account. What AWS goes on with after its
+// answer is setting a load balancer up and, after a deletion, letting its network
+// interfaces go.
+func (a *simulated) FailOperation() func() bool {
+	doomed := func() (n int) {
+		for _, c := range a.account.Calls().Calls() {
+			if c.Fault == fake.FaultLater {
+				n++
+			}
+		}
+		return n
+	}
+	before := doomed()
+	if err := a.account.Faults().Set([]fake.Fault{{Operation: "*LoadBalancer", Kind: fake.FaultLater}}); err != nil {
+		a.t.Errorf("%v", err)
+	}
+	return func() bool { return doomed() > before }
+}
 
 // wire is one controller's way to the account, as the SDK's HTTP client.
 type wire struct {
@@ -337,7 +352,11 @@ func (s *survey) loadBalancer(ctx context.Context, b elbtypes.LoadBalancer, list
 	if err != nil {
 		return err
 	}
-	s.add("load-balancer %s %s %s %s subnets %v groups %v %v %v", s.called(arn), aws.ToString(b.LoadBalancerName), b.Scheme, b.IpAddressType,
+	failed := ""
+	if b.State.Code == elbtypes.LoadBalancerStateEnumFailed {
+		failed = " failed"
+	}
+	s.add("load-balancer %s %s %s %s%s subnets %v groups %v %v %v", s.called(arn), aws.ToString(b.LoadBalancerName), b.Scheme, b.IpAddressType, failed,
 		lb.Set(subnetsOf(b)...), lb.Set(groups...), attributes, tags[arn])
 	for _, l := range listeners {
 		arn := aws.ToString(l.ListenerArn)

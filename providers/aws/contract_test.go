@@ -36,12 +36,14 @@ func TestContract(t *testing.T) {
 		Takeovers:  contractTakeovers(),
 		Constant: map[string]string{
 			"load-balancer ip-address-type": "this version makes IPv4 load balancers only",
+			"load-balancer failure":         "what goes wrong at AWS is nobody's wish",
 			"node-rules ingress":            "they are the cluster's and admit what any Service may need",
 		},
 		Immutable: map[string]string{
 			"security-group name": "AWS has no call that changes it", "security-group vpc": "AWS has no call that changes it",
 			"load-balancer name": "AWS has no call that changes it", "load-balancer scheme": "AWS has no call that changes it",
 			"load-balancer ip-address-type": "the account has no IPv6 subnets to change it with",
+			"load-balancer failure":         "nobody but AWS brings it about",
 			"target-group name":             "AWS has no call that changes it", "target-group vpc": "AWS has no call that changes it",
 			"target-group protocol": "AWS has no call that changes it", "target-group port": "AWS has no call that changes it",
 			"target-group target-type": "AWS has no call that changes it",

@@ -214,7 +214,7 @@ func (m *model) loadBalancer(groups []lb.Ref) (lb.Ref, error) {
 	return m.add(lb.Resource{
 		Ref: loadBalancerRef(m.service.ServiceRef, m.scheme, m.facts.vpc), Owners: m.owned(), DependsOn: groups,
 		Fields: lb.Fields{
-			"name": lb.Text(name), "scheme": lb.Text(m.scheme), "ip-address-type": lb.Text("ipv4"),
+			"name": lb.Text(name), "scheme": lb.Text(m.scheme), "ip-address-type": lb.Text("ipv4"), "failure": lb.Set(),
 			"subnets": lb.Set(subnets...), "security-groups": lb.Set(inGroups...),
 			"attributes": balancerAttributes.field(m.attributes.balancer, ""), "tags": m.tagField(),
 		}}), nil

@@ -103,7 +103,7 @@ func (p *Provider) Desired(ctx context.Context, s lb.Service) (lb.Desired, error
 func (p *Provider) Status(resources []lb.Resource) lb.Status {
 	var names []string
 	for _, r := range resources {
-		if r.Kind == kindLoadBalancer && !r.Foreign() && r.Fields.Text("state") != "failed" && r.Fields.Text("dns-name") != "" {
+		if r.Kind == kindLoadBalancer && !r.Foreign() && len(r.Fields["failure"]) == 0 && r.Fields.Text("dns-name") != "" {
 			names = append(names, r.Fields.Text("dns-name"))
 		}
 	}

@@ -125,8 +125,9 @@ type Account interface {
 	// of any operation since then, from 1.
 	Hits() []int
 	// FailOperation makes the next operation that takes Conditions.Slow fail at
-	// its end. It returns false when the cloud has none that can.
-	FailOperation() bool
+	// its end. It returns nil when the cloud has none that can, and else what
+	// reports whether there was one since.
+	FailOperation() (begun func() bool)
 
 	// Close ends everything that would still happen.
 	Close()

@@ -65,7 +65,9 @@ type Account struct {
 	// hasLoadBalancerRole: ELBv2 has its service-linked role since a first load
 	// balancer was made.
 	hasLoadBalancerRole bool
-	usedActions         map[string]bool
+	// doomed is set while an operation runs whose outcome shall be a failure.
+	doomed      bool
+	usedActions map[string]bool
 
 	carrier    fake.Carrier
 	carried    fake.Dataplane

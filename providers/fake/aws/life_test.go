@@ -19,6 +19,34 @@ import (
 	"github.com/fairway-lb/fairway/providers/fake"
 )
 
+// What AWS goes on with after its answer can fail in the end: a load balancer is
+// never active, and one that is deleted keeps its interfaces, and so its group.
+func TestWhatFailsInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newClient(t)
+		if err := c.Faults().Set([]fake.Fault{{Operation: "*LoadBalancer", Kind: fake.FaultLater, Times: 2}}); err != nil {
+			t.Fatal(err)
+		}
+		group := c.groupNamed("front")
+		lb := c.loadBalancerNamed("web", "SecurityGroups.member.1="+group)
+		c.listen(lb, c.targetGroupNamed("web", "TCP"), "TCP", "80")
+		for _, step := range []struct {
+			after time.Duration
+			want  string
+		}{{0, "provisioning"}, {2 * time.Minute, "failed"}, {time.Hour, "failed"}} {
+			time.Sleep(step.after)
+			if got := c.must("DescribeLoadBalancers", "Names.member.1=web").text("Code"); got != step.want {
+				t.Errorf("%v later it is %s, want %s", step.after, got, step.want)
+			}
+		}
+		c.must("DeleteLoadBalancer", "LoadBalancerArn="+lb)
+		time.Sleep(2 * time.Minute)
+		c.wants("DependencyViolation", "DeleteSecurityGroup", "GroupId="+group)
+		time.Sleep(time.Minute)
+		c.must("DeleteSecurityGroup", "GroupId="+group)
+	})
+}
+
 func TestTimeOfALoadBalancer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(t)

@@ -18,6 +18,8 @@ type loadBalancer struct {
 	// empty without groups.
 	privateLink string
 	attributes  map[string]string
+	// failure is why it will not be active when it is provisioned, "" when it will.
+	failure string
 }
 
 // lbZone is a load balancer's node in one subnet.
@@ -33,7 +35,23 @@ const (
 
 func (lb *loadBalancer) internal() bool { return lb.scheme == schemeInternal }
 
-func (lb *loadBalancer) active() bool { return !time.Now().Before(lb.activeAt) }
+func (lb *loadBalancer) provisioned() bool { return !time.Now().Before(lb.activeAt) }
+
+func (lb *loadBalancer) active() bool { return lb.provisioned() && lb.failure == "" }
+
+// state is the load balancer's state and why it is in that.
+//
+// https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/API_LoadBalancerState.html
+func (lb *loadBalancer) state() (code, reason string) {
+	switch {
+	case !lb.provisioned():
+		return "provisioning", ""
+	case lb.failure != "":
+		return "failed", lb.failure
+	default:
+		return "active", ""
+	}
+}
 
 func (lb *loadBalancer) crossZone() bool { return lb.attributes[lbCrossZone] == "true" }
 
@@ -156,6 +174,9 @@ func (a *Account) newLoadBalancer(in *createLoadBalancerInput) *loadBalancer {
 	}
 	if len(lb.groups) > 0 {
 		lb.privateLink = "on"
+	}
+	if a.doomed {
+		lb.failure = "The load balancer could not be set up"
 	}
 	if a.timing.provisioning > 0 {
 		a.agenda.After(a.timing.provisioning, a.publish)
@@ -333,6 +354,7 @@ type loadBalancerXML struct {
 	Scheme        string             `xml:"Scheme"`
 	VPCID         string             `xml:"VpcId"`
 	State         string             `xml:"State>Code"`
+	Reason        string             `xml:"State>Reason,omitempty"`
 	Type          string             `xml:"Type"`
 	Zones         members[lbZoneXML] `xml:"AvailabilityZones"`
 	Groups        *members[string]   `xml:"SecurityGroups"`
@@ -357,11 +379,9 @@ func (a *Account) loadBalancersXML(lbs ...*loadBalancer) *loadBalancersResult {
 	for _, lb := range lbs {
 		x := loadBalancerXML{
 			ARN: lb.arn, DNSName: lb.dnsName, HostedZone: "Z2IFOLAFXWLO4F", CreatedTime: wireTime(lb.created), Name: lb.name, Scheme: lb.scheme,
-			VPCID: a.vpc.id, State: "provisioning", Type: "network", Zones: a.zonesXML(lb), IPAddressType: "ipv4", PrivateLink: lb.privateLink,
+			VPCID: a.vpc.id, Type: "network", Zones: a.zonesXML(lb), IPAddressType: "ipv4", PrivateLink: lb.privateLink,
 		}
-		if lb.active() {
-			x.State = "active"
-		}
+		x.State, x.Reason = lb.state()
 		if len(lb.groups) > 0 {
 			x.Groups = &members[string]{Member: lb.groups}
 		}

@@ -156,7 +156,11 @@ func (a *Account) release(id string) {
 		delete(a.interfaces, id)
 		return
 	}
-	a.agenda.After(a.timing.interfaceLinger, func() { delete(a.interfaces, id) })
+	linger := a.timing.interfaceLinger
+	if a.doomed {
+		linger *= 3 // AWS tries again, and this lasts
+	}
+	a.agenda.After(linger, func() { delete(a.interfaces, id) })
 }
 
 type setSubnetsInput struct {

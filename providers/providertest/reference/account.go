@@ -83,11 +83,15 @@ func (a *Account) lines(raw bool) []string {
 }
 
 // FailOperation implements providertest.Account.
-func (a *Account) FailOperation() bool {
+func (a *Account) FailOperation() func() bool {
 	a.cloud.mu.Lock()
 	defer a.cloud.mu.Unlock()
 	a.cloud.failNext = true
-	return true
+	return func() bool {
+		a.cloud.mu.Lock()
+		defer a.cloud.mu.Unlock()
+		return !a.cloud.failNext
+	}
 }
 
 // Close implements providertest.Account. What is still under way ends in its
