@@ -275,7 +275,9 @@ func TestForeignFlush(t *testing.T) {
 			}
 			w.nft(t, "flush", "ruleset")
 			until(t, "the Service is back", func() bool {
-				return w.ask(t, "client", "tcp", clusterIP.at(0), patience/10).pod == "a"
+				// The tables of the two families come back one after the other.
+				return w.ask(t, "client", "tcp", clusterIP.at(0), patience/10).pod == "a" &&
+					w.ask(t, "client", "tcp", clusterIP.at(1), patience/10).pod == "a"
 			})
 			w.checkOne(t, flow{"client", clusterIP, []string{"a"}, "node"}, 1, "udp")
 		})
