@@ -18,8 +18,11 @@ import (
 // How the machines of nodes are looked for.
 const (
 	// sweepAge is how old a list may be that nodes are looked for in: the nodes of
-	// one sweep share one.
+	// one sweep share one, though it writes to each of them.
 	sweepAge = 30 * time.Second
+	// watchAge is that for the machines of nodes that are not ready, which the
+	// framework asks for every five seconds.
+	watchAge = 10 * time.Second
 	// missAge is how old it may be when the node is not in it: a node that joins
 	// waits no longer than that, and fifty that join together cost few lists.
 	missAge = 2 * time.Second
@@ -54,7 +57,7 @@ func (i instances) InstanceMetadata(ctx context.Context, node *v1.Node) (*cloudp
 	if foreign(source, node) {
 		return leftAlone(node), nil
 	}
-	found, _, err := find(ctx, source, node)
+	found, _, err := find(ctx, source, node, sweepAge)
 	i.tellAmbiguity(ctx, node, err)
 	if err != nil {
 		return nil, err
@@ -96,7 +99,7 @@ func (i instances) InstanceExists(ctx context.Context, node *v1.Node) (bool, err
 	if !ours {
 		return true, nil
 	}
-	found, listed, err := find(ctx, source, node)
+	found, listed, err := find(ctx, source, node, watchAge)
 	if err == nil && listed && found.State == lb.InstanceTerminated {
 		found, err = source.GetInstance(ctx, id)
 	}
@@ -113,7 +116,7 @@ func (i instances) InstanceExists(ctx context.Context, node *v1.Node) (bool, err
 // remember that it was: in the wrong account, no machine exists. It is believed
 // when that account has any other machine in the cluster's network.
 func stillThere(ctx context.Context, source lb.Instances, notFound error) (bool, error) {
-	all, err := source.ListInstances(ctx, sweepAge)
+	all, err := source.ListInstances(ctx, watchAge)
 	if err != nil {
 		return true, err
 	}
@@ -138,7 +141,7 @@ func (i instances) InstanceShutdown(ctx context.Context, node *v1.Node) (bool, e
 	if _, ours := source.InstanceID(node.Spec.ProviderID); !ours {
 		return false, nil
 	}
-	found, _, err := find(ctx, source, node)
+	found, _, err := find(ctx, source, node, watchAge)
 	return err == nil && found.State == lb.InstanceStopped, err
 }
 
@@ -162,12 +165,12 @@ func foreign(source lb.Instances, node *v1.Node) bool {
 }
 
 // find returns the machine of a node that is not foreign, and whether that is from
-// a list. What is not listed is listed again, and then looked for by its own ID if
+// a list, of that age at most. What is not listed is listed again, and then looked for by its own ID if
 // there is one: it may be in a network that is not listed.
-func find(ctx context.Context, source lb.Instances, node *v1.Node) (found lb.Instance, listed bool, err error) {
+func find(ctx context.Context, source lb.Instances, node *v1.Node, age time.Duration) (found lb.Instance, listed bool, err error) {
 	id, hasID := source.InstanceID(node.Spec.ProviderID)
-	for _, age := range []time.Duration{sweepAge, missAge} {
-		all, err := source.ListInstances(ctx, age)
+	for _, maxAge := range []time.Duration{age, missAge} {
+		all, err := source.ListInstances(ctx, maxAge)
 		if lb.KindOf(err) == lb.Pending && hasID {
 			break // what to list is not known, but what to look for is
 		}
