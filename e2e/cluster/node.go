@@ -33,6 +33,10 @@ type NodeConfig struct {
 	ProviderID string
 	// Region, Zone and InstanceType become the Node's standard labels.
 	Region, Zone, InstanceType string
+	// Uninitialized lets the node register as a kubelet with
+	// --cloud-provider=external does: tainted, without a ProviderID and those
+	// labels, for a cloud controller manager to give it.
+	Uninitialized bool
 }
 
 // DefaultNode is the i-th node, from 1, of the one-machine world: the nodes go
@@ -144,7 +148,7 @@ func (c *Cluster) startNode(ctx context.Context, node *Node) error {
 }
 
 func (n *Node) object() *corev1.Node {
-	return &corev1.Node{
+	object := &corev1.Node{
 		ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: map[string]string{
 			corev1.LabelHostname:           n.Name,
 			corev1.LabelOSStable:           "linux",
@@ -161,6 +165,14 @@ func (n *Node) object() *corev1.Node {
 			{Type: corev1.NodeHostName, Address: n.Name},
 		}},
 	}
+	if n.Uninitialized {
+		object.Spec.ProviderID = ""
+		object.Spec.Taints = []corev1.Taint{{Key: "node.cloudprovider.kubernetes.io/uninitialized", Value: "true", Effect: corev1.TaintEffectNoSchedule}}
+		for _, label := range []string{corev1.LabelTopologyRegion, corev1.LabelTopologyZone, corev1.LabelInstanceTypeStable} {
+			delete(object.Labels, label)
+		}
+	}
+	return object
 }
 
 // waitReady waits until Pods can be scheduled onto the node.
@@ -264,6 +276,7 @@ func (c *Cluster) allowProxies(ctx context.Context) error {
 	role := &rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
 		{APIGroups: []string{""}, Resources: []string{"services", "nodes"}, Verbs: read},
 		{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: read},
+		{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"servicecidrs"}, Verbs: read},
 		{APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}, Verbs: write},
 	}}
 	binding := &rbacv1.ClusterRoleBinding{

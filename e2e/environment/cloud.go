@@ -70,6 +70,11 @@ func (c *Cloud) RemoveInstance(ctx context.Context, node cluster.NodeConfig) err
 	return c.ask(ctx, http.MethodDelete, "instances/"+asInstance(node).ID, nil, nil)
 }
 
+// SetInstanceState starts, stops or terminates a node's virtual machine.
+func (c *Cloud) SetInstanceState(ctx context.Context, node cluster.NodeConfig, state fakeaws.InstanceState) error {
+	return c.ask(ctx, http.MethodPut, "instances/"+asInstance(node).ID, map[string]any{"state": state}, nil)
+}
+
 // Violations returns the requests that no correct client makes.
 func (c *Cloud) Violations(ctx context.Context) (violations []string, err error) {
 	return violations, c.ask(ctx, http.MethodGet, "violations", nil, &violations)
