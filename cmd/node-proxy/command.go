@@ -51,6 +51,8 @@ it in one transaction. "node-proxy --cleanup" removes it.`,
 	c.CompletionOptions.DisableDefaultCmd = true
 	c.Flags().SortFlags = false
 	c.Flags().AddFlagSet(newFlags(&o))
+	c.AddCommand(newExplainCommand())
+	c.SetHelpCommand(&cobra.Command{Hidden: true}) // --help is enough
 	return c
 }
 
@@ -111,7 +113,7 @@ func (o *options) forward(ctx context.Context) error {
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	for _, s := range o.servers(h, c.Metrics) {
+	for _, s := range o.servers(h, c.Metrics, proxy) {
 		wg.Go(func() { s.run(ctx, c.NodeName, c.Metrics, c.Events) })
 	}
 	wg.Go(func() { c.Events.Run(ctx) })

@@ -9,7 +9,9 @@ import (
 
 	"k8s.io/klog/v2"
 
+	"github.com/fairway-lb/fairway/controllers/nodeproxy"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/events"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/explain"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/metrics"
 )
@@ -56,14 +58,17 @@ func (s server) run(ctx context.Context, node string, m *metrics.Metrics, record
 
 // servers returns those the configuration asks for. The events have the reasons
 // kube-proxy's have.
-func (o *options) servers(h *health.Health, m *metrics.Metrics) []server {
+func (o *options) servers(h *health.Health, m *metrics.Metrics, p *nodeproxy.Proxy) []server {
 	listen := (&net.ListenConfig{}).Listen
 	var out []server
 	if o.HealthzBindAddress != "" {
 		out = append(out, server{"healthz", o.HealthzBindAddress, h.Handler(), "FailedToStartProxierHealthcheck", bindRetry, listen})
 	}
 	if o.MetricsBindAddress != "" {
-		out = append(out, server{"metrics", o.MetricsBindAddress, m.Handler(), "FailedToStartMetricServer", bindRetry, listen})
+		mux := http.NewServeMux()
+		mux.Handle("/", m.Handler())
+		mux.Handle(explain.QuarantinePath, explain.Quarantine(p.Refused))
+		out = append(out, server{"metrics", o.MetricsBindAddress, mux, "FailedToStartMetricServer", bindRetry, listen})
 	}
 	return out
 }

@@ -41,8 +41,9 @@ type plane struct {
 
 // quarantined is a Service that the kernel refused, and when to try again.
 type quarantined struct {
-	until time.Time
-	delay time.Duration
+	until  time.Time
+	delay  time.Duration
+	reason error
 }
 
 func newPlane(c nft.Config, ct *conntrack, checks *health.NodePorts) (*plane, error) {
@@ -198,7 +199,7 @@ func (p *plane) verify(ctx context.Context) error {
 func (p *plane) reject(ctx context.Context, name string, reason error, now time.Time) {
 	q := p.quarantine[name]
 	q.delay = min(max(2*q.delay, firstRetry), lastRetry)
-	q.until = now.Add(q.delay)
+	q.until, q.reason = now.Add(q.delay), reason
 	p.quarantine[name] = q
 	klog.FromContext(ctx).Error(reason, "The kernel refused a Service, which keeps its former endpoints",
 		"service", name, "family", p.family(), "retryIn", q.delay)

@@ -128,7 +128,7 @@ type Proxy struct {
 	interfaces   *interfaces // nil where nobody asks
 	surroundings surroundings
 	told         map[string]string // Service → what of it was logged as ignored
-	quarantined  atomic.Int64
+	refused      atomic.Pointer[[]Refusal]
 	programmed   atomic.Pointer[time.Time] // all handed over before is in the kernel
 	first        chan struct{}             // closed when programmed is set
 }
@@ -181,8 +181,23 @@ func (p *Proxy) Close() {
 	p.closers = nil
 }
 
-// Quarantined returns how many Services the kernel refuses at the moment.
-func (p *Proxy) Quarantined() int { return int(p.quarantined.Load()) }
+// Refusal is a Service in quarantine: the kernel refused what it needs.
+type Refusal struct {
+	Service string        `json:"service"` // namespace/name
+	Family  health.Family `json:"family"`
+	Reason  string        `json:"reason"`
+	// RetryAt is when it is tried again, unless it changes before.
+	RetryAt time.Time `json:"retryAt"`
+}
+
+// Refused returns the Services that the kernel refuses at the moment, in no
+// particular order.
+func (p *Proxy) Refused() []Refusal {
+	if all := p.refused.Load(); all != nil {
+		return *all
+	}
+	return nil
+}
 
 // Programmed returns a channel that is closed once all families carry packets
 // for all Services known.
@@ -298,20 +313,22 @@ func (p *Proxy) decide(ctx context.Context) {
 // One that fails does not keep the other from being served.
 func (p *Proxy) program(ctx context.Context, now time.Time) error {
 	var errs []error
-	quarantined := 0
+	var refused []Refusal
 	for _, plane := range p.planes {
 		if err := plane.sync(ctx, now); err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		quarantined += len(plane.quarantine)
+		for name, q := range plane.quarantine {
+			refused = append(refused, Refusal{Service: name, Family: plane.family(), Reason: q.reason.Error(), RetryAt: q.until})
+		}
 		for service, err := range plane.checks.Reconcile(ctx, now) {
 			klog.FromContext(ctx).Error(err, "Load balancers take this node for one without endpoints", "service", service)
 			plane.report.healthCheckFailed(service, err)
 		}
 		p.health.Updated(plane.family(), now)
 	}
-	p.quarantined.Store(int64(quarantined))
+	p.refused.Store(&refused)
 	if len(errs) == 0 && p.programmed.Swap(&now) == nil {
 		close(p.first)
 	}

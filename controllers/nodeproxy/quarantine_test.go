@@ -36,7 +36,7 @@ func TestQuarantine(t *testing.T) {
 		before := plane.quarantine["ns/bad"].until
 		now = now.Add(after)
 		must(t, w.proxy.program(t.Context(), now))
-		if got := w.proxy.Quarantined(); got != quarantined {
+		if got := len(w.proxy.Refused()); got != quarantined {
 			t.Errorf("%d Services in quarantine, want %d", got, quarantined)
 		}
 		if got := plane.quarantine["ns/bad"].until != before; got != tried {
