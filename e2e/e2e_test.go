@@ -22,7 +22,13 @@ var env *environment.Environment
 const patience = 60 * time.Second
 
 func TestMain(m *testing.M) {
-	sandbox.Main(suite{m}, func() error { return environment.Prepare(context.Background(), os.Stderr) })
+	if task := os.Getenv(podVariable); task != "" {
+		os.Exit(runInPod(task))
+	}
+	ctx := context.Background()
+	sandbox.Main(suite{m},
+		func() error { return environment.Prepare(ctx, os.Stderr) },
+		func() error { return environment.PrepareDNS(ctx, os.Stderr) })
 }
 
 // suite runs the tests inside the sandbox, with the environment around them.
@@ -33,7 +39,9 @@ func (s suite) Run() (code int) {
 	defer cancel()
 	logs, err := os.MkdirTemp("", "logs-")
 	if err == nil {
-		env, err = environment.Start(ctx, environment.Config{LogDir: logs})
+		env, err = environment.Start(ctx, environment.Config{
+			LogDir: logs, Images: map[string]string{coreDNSImage: os.Getenv(environment.CoreDNSVariable)},
+		})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "FAIL: start the environment:", err)

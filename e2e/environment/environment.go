@@ -34,6 +34,8 @@ type Config struct {
 	Source string
 	// Nodes is how many nodes there are; 0 means 3.
 	Nodes int
+	// Images are the programs that containers run, see cluster.Config.
+	Images map[string]string
 	// LogDir gets a log file per process; empty: within the sandbox.
 	LogDir string
 	// ControllerArgs are given to the controller after the arguments it needs.
@@ -95,6 +97,7 @@ func (e *Environment) start(ctx context.Context) (err error) {
 		Binaries:  e.config.Kubernetes,
 		NodeProxy: filepath.Join(e.config.Programs, "node-proxy"),
 		Nodes:     nodes,
+		Images:    e.config.Images,
 		LogDir:    e.config.LogDir,
 	})
 	if err != nil {

@@ -20,6 +20,8 @@ const (
 	KubernetesVariable = "FAIRWAY_KUBERNETES"
 	// SourceVariable names the repository's root.
 	SourceVariable = "FAIRWAY_SOURCE"
+	// CoreDNSVariable names the CoreDNS program that PrepareDNS has built.
+	CoreDNSVariable = "FAIRWAY_COREDNS"
 )
 
 // Prepare builds what an environment runs: Fairway's programs and, the first
@@ -50,6 +52,20 @@ func Prepare(ctx context.Context, progress io.Writer) error {
 	}
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	return os.Setenv(KubernetesVariable, lines[len(lines)-1])
+}
+
+// PrepareDNS builds the name server that Pods ask, where an environment wants
+// one. It must be called as Prepare must, after it.
+func PrepareDNS(ctx context.Context, progress io.Writer) error {
+	root, err := repository(ctx)
+	if err != nil {
+		return err
+	}
+	program := filepath.Join(root, "bin", "coredns")
+	if _, err := run(ctx, filepath.Join(root, "e2e", "coredns"), progress, "go", "build", "-ldflags=-s -w", "-o", program, "."); err != nil {
+		return fmt.Errorf("build coredns: %w", err)
+	}
+	return os.Setenv(CoreDNSVariable, program)
 }
 
 // repository returns the root of the module's checkout.

@@ -15,6 +15,19 @@ var (
 	LoadBalancer string
 )
 
+// KubeDNS is the cluster's name server: a Deployment of CoreDNS, its permissions
+// and the Service kube-system/kube-dns. ${COREFILE} is the path of its
+// configuration.
+//
+//go:embed kube-dns.yaml
+var KubeDNS string
+
+// Corefile is that configuration. ${KUBECONFIG} is the path of its credentials,
+// ${UPSTREAM} the name server for all that is not the cluster's.
+//
+//go:embed Corefile
+var Corefile string
+
 // The workloads.
 var (
 	// MyApp is the Deployment that the three Services select.
