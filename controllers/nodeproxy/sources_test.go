@@ -114,7 +114,6 @@ func TestUnallocated(t *testing.T) {
 	w := newWorld(t)
 	w.start(t)
 	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
-	addresses["unallocated"] = [2]string{"10.96.0.50", "fd00:96::50"}
 	addresses["other-range"] = [2]string{"203.0.113.77", "2001:db8:a::77"}
 	free, other, wrongPort := target{"unallocated", 80}, target{"other-range", 80}, target{"cluster", 81}
 	cidrs := func(name string, cidrs ...string) *networkingv1.ServiceCIDR {

@@ -38,11 +38,14 @@ type world struct {
 	shared bool // the next proxy shares its table
 	// configure changes how the next proxy is configured, nil for nothing.
 	configure func(*Config)
-	proxy     *Proxy
-	stop      func() // ends the proxy and waits for it
+
+	mu       sync.Mutex
+	arrivals map[answer]int // UDP requests that reached a Pod, by Pod and source
+	proxy    *Proxy
+	stop     func() // ends the proxy and waits for it
 }
 
-// Addresses by name, IPv4 and IPv6. The last two belong to no host.
+// Addresses by name, IPv4 and IPv6. Those behind "remote" belong to no host.
 var addresses = map[string][2]string{
 	"client":  {"198.51.100.10", "2001:db8:c::10"},
 	"fabric":  {"10.0.0.1", "fd00:a::1"},
@@ -52,6 +55,14 @@ var addresses = map[string][2]string{
 	"remote":  {"10.244.2.10", "fd00:f4:2::10"},
 	"cluster": {"10.96.0.10", "fd00:96::10"},
 	"vip":     {"203.0.113.10", "2001:db8:a::10"},
+
+	"external":    {"192.0.2.11", "2001:db8:b::11"}, // an external IP
+	"unallocated": {"10.96.0.50", "fd00:96::50"},
+	"node-alt":    {"10.0.1.11", "fd00:a:1::11"}, // of the node, but not in its Node
+
+	"cluster-1": {"10.96.1.41", "fd00:96::1:41"}, "lb-1": {"203.0.113.41", "2001:db8:a::41"},
+	"cluster-2": {"10.96.1.42", "fd00:96::1:42"}, "lb-2": {"203.0.113.42", "2001:db8:a::42"},
+	"cluster-3": {"10.96.1.43", "fd00:96::1:43"}, "lb-3": {"203.0.113.43", "2001:db8:a::43"},
 }
 
 func addr(name string, family int) netip.Addr { return netip.MustParseAddr(addresses[name][family]) }
@@ -65,7 +76,7 @@ var routerAddress = netip.MustParseAddr("fe80::1")
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{hosts: make(map[string]*sandbox.NetNS)}
+	w := &world{hosts: make(map[string]*sandbox.NetNS), arrivals: make(map[answer]int), shared: os.Getenv("FAIRWAY_SHARED_TABLE") == "1"}
 	for _, name := range []string{"client", "fabric", "node", "a", "b", "remote"} {
 		ns, err := sandbox.NewNetNS(fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
 		if err != nil {
@@ -78,9 +89,13 @@ func newWorld(t *testing.T) *world {
 		w.sysctl(t, router, "net.ipv4.ip_forward", "1")
 		w.sysctl(t, router, "net.ipv6.conf.all.forwarding", "1")
 	}
+	// What is refused is asked for more often here than the kernel answers.
+	w.sysctl(t, "node", "net.ipv4.icmp_ratelimit", "0")
+	w.sysctl(t, "node", "net.ipv6.icmp.ratelimit", "0")
 	w.connect(t, "fabric", "client")
 	w.connect(t, "fabric", "remote")
-	w.connect(t, "fabric", "node", "10.244.1.0/24", "fd00:f4:1::/64", "10.96.0.0/16", "fd00:96::/64", "203.0.113.0/24", "2001:db8:a::/64")
+	w.connect(t, "fabric", "node", "10.244.1.0/24", "fd00:f4:1::/64", "10.96.0.0/16", "fd00:96::/64", "203.0.113.0/24", "2001:db8:a::/64",
+		addresses["external"][0]+"/32", addresses["external"][1]+"/128", addresses["node-alt"][0]+"/32", addresses["node-alt"][1]+"/128")
 	w.connect(t, "node", "a")
 	w.connect(t, "node", "b")
 	for _, pod := range []string{"a", "b", "remote"} {
@@ -158,7 +173,11 @@ func (w *world) serve(t *testing.T, pod string) {
 				if err != nil {
 					return
 				}
-				_, _ = p.WriteTo(fmt.Append(nil, pod, " ", from.(*net.UDPAddr).AddrPort().Addr().Unmap()), from)
+				source := from.(*net.UDPAddr).AddrPort().Addr().Unmap().String()
+				w.mu.Lock()
+				w.arrivals[answer{pod, source}]++
+				w.mu.Unlock()
+				_, _ = p.WriteTo(fmt.Append(nil, pod, " ", source), from)
 			}
 		}()
 	}
