@@ -143,7 +143,7 @@ func New(c Config, h *health.Health) (*Proxy, error) {
 		c.MasqueradeMark = MasqueradeMark
 	}
 	p := &Proxy{config: c, health: h, tracker: newTracker(c.NodeName), told: make(map[string]string), first: make(chan struct{})}
-	p.tracker.queued, p.tracker.metrics = h.Queued, c.Metrics
+	p.tracker.queued, p.tracker.metrics = p.queued, c.Metrics
 	var err error
 	if p.flows, err = newConntrack(); err != nil {
 		return nil, err
@@ -197,6 +197,14 @@ func (p *Proxy) Refused() []Refusal {
 		return *all
 	}
 	return nil
+}
+
+// queued notes that a change waits.
+func (p *Proxy) queued() {
+	p.health.Queued()
+	for _, plane := range p.planes {
+		plane.report.queued.SetToCurrentTime()
+	}
 }
 
 // Programmed returns a channel that is closed once all families carry packets
@@ -291,6 +299,11 @@ func (p *Proxy) decide(ctx context.Context) {
 	ranges := nft.Ranges{Pods: p.config.podCIDRs(node), Services: p.tracker.serviceCIDRs()}
 	for _, plane := range p.planes {
 		plane.setRanges(ranges)
+		for _, t := range c.triggers {
+			if t.ipv6 == plane.ipv6 {
+				plane.report.triggered = append(plane.report.triggered, t.at)
+			}
+		}
 		plane.checks.SetAddresses(view{ipv6: plane.ipv6}.own(around.nodePorts))
 	}
 	for name, s := range c.services {

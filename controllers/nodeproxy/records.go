@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 	"unique"
 
 	corev1 "k8s.io/api/core/v1"
@@ -43,6 +44,10 @@ type endpointSlice struct {
 	service   string // namespace/name
 	ports     []slicePort
 	endpoints []endpoint
+	// triggered is when the Pod or Service changed that this slice follows, in
+	// nanoseconds since 1970; 0 if it does not say.
+	triggered int64
+	ipv6      bool
 }
 
 type slicePort struct {
@@ -182,7 +187,10 @@ func newEndpointSlice(s *discoveryv1.EndpointSlice, nodeName string) (endpointSl
 	if name == "" || s.AddressType == discoveryv1.AddressTypeFQDN {
 		return endpointSlice{}, false
 	}
-	r := endpointSlice{service: s.Namespace + "/" + name}
+	r := endpointSlice{service: s.Namespace + "/" + name, ipv6: s.AddressType == discoveryv1.AddressTypeIPv6}
+	if at, err := time.Parse(time.RFC3339Nano, s.Annotations[corev1.EndpointsLastChangeTriggerTime]); err == nil {
+		r.triggered = at.UnixNano()
+	}
 	for _, p := range s.Ports {
 		if p.Port == nil || *p.Port == 0 || p.Name == nil {
 			continue

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/events"
@@ -23,6 +24,9 @@ type report struct {
 
 	sent    struct{ transactions, messages, elements, bytes metrics.Delta }
 	noLocal map[string]noLocal // of the Services that have any
+
+	queued    prometheus.Gauge // when a change last was
+	triggered []time.Time      // what happened in the cluster and is not in the kernel yet
 }
 
 // noLocal counts a Service's ports whose policy asks for endpoints on this node,
@@ -32,6 +36,7 @@ type noLocal struct{ internal, external int }
 func newReport(c Config, family health.Family) *report {
 	r := &report{metrics: c.Metrics, events: c.Events, node: c.NodeName, family: string(family), noLocal: make(map[string]noLocal)}
 	r.metrics.Families(r.family)
+	r.queued = r.metrics.SyncLastQueuedTimestamp.WithLabelValues(r.family)
 	return r
 }
 
@@ -45,6 +50,10 @@ func (r *report) synced(start time.Time, full bool, table *nft.Table) {
 		metrics.Since(r.metrics.SyncPartialDuration.WithLabelValues(r.family), start)
 	}
 	r.metrics.SyncLastTimestamp.WithLabelValues(r.family).SetToCurrentTime()
+	for _, at := range r.triggered {
+		metrics.Since(r.metrics.NetworkProgramming.WithLabelValues(r.family), at)
+	}
+	r.triggered = nil
 	r.count(table.Stats())
 	var all noLocal
 	for _, n := range r.noLocal {

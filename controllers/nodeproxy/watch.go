@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -41,6 +42,8 @@ type tracker struct {
 	dirty    map[string]struct{}            // Services
 	signal   chan struct{}                  // there is something to take
 	queued   func()                         // called for each change
+	triggers []trigger                      // of the changes to endpoints, as far as they say
+	started  int64                          // changes before, in nanoseconds since 1970, tell nothing about our speed
 	metrics  *metrics.Metrics
 }
 
@@ -51,12 +54,15 @@ func newTracker(nodeName string) *tracker {
 		signal:   make(chan struct{}, 1),
 		queued:   func() {},
 		metrics:  metrics.New(),
+		started:  time.Now().UnixNano(),
 	}
 	t.services = &store[*corev1.Service, service]{
 		mu: &t.mu, records: make(map[string]service), convert: newService,
-		changed: func(key string, _, _ *service) {
-			t.metrics.ServiceChanges.Inc()
-			t.metrics.ServiceChangesPending.Inc()
+		changed: func(key string, before, after *service) {
+			if before != nil || after != nil {
+				t.metrics.ServiceChanges.Inc()
+				t.metrics.ServiceChangesPending.Inc()
+			}
 			t.mark(key)
 		},
 	}
@@ -79,8 +85,13 @@ func newTracker(nodeName string) *tracker {
 }
 
 func (t *tracker) sliceChanged(key string, before, after *endpointSlice) {
-	t.metrics.EndpointChanges.Inc()
-	t.metrics.EndpointChangesPending.Inc()
+	if before != nil || after != nil {
+		t.metrics.EndpointChanges.Inc()
+		t.metrics.EndpointChangesPending.Inc()
+	}
+	if after != nil && after.triggered > t.started && (before == nil || before.triggered != after.triggered) {
+		t.triggers = append(t.triggers, trigger{time.Unix(0, after.triggered), after.ipv6})
+	}
 	if before != nil {
 		delete(t.slicesOf[before.service], key)
 		if len(t.slicesOf[before.service]) == 0 {
@@ -151,6 +162,13 @@ func (t *tracker) serviceCIDRs() []netip.Prefix {
 type changes struct {
 	services map[string]*service
 	slices   map[string][]endpointSlice
+	triggers []trigger
+}
+
+// trigger is when something happened that made endpoints change.
+type trigger struct {
+	at   time.Time
+	ipv6 bool
 }
 
 // take returns what changed since the last call or, if all is asked for, every
@@ -158,7 +176,8 @@ type changes struct {
 func (t *tracker) take(all bool) changes {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	c := changes{services: make(map[string]*service), slices: make(map[string][]endpointSlice)}
+	c := changes{services: make(map[string]*service), slices: make(map[string][]endpointSlice), triggers: t.triggers}
+	t.triggers = nil
 	names := t.dirty
 	if all {
 		for name := range t.services.records {
