@@ -133,7 +133,9 @@ func (w *wire) Do(r *http.Request) (*http.Response, error) {
 	if w.dead.Load() {
 		return nil, errDead
 	}
-	providertest.Arrive(form.Encode())
+	if err := providertest.Arrive(r.Context(), form.Encode()); err != nil {
+		return nil, err
+	}
 	f := w.Count(action, !strings.HasPrefix(action, "Describe"))
 	if f.Kind == providertest.Pause {
 		w.asleep.Store(time.Now().Add(f.For).UnixNano())

@@ -50,18 +50,7 @@ func TestContract(t *testing.T) {
 			"listener port":            "a listener on another port is another listener",
 		},
 		Attempts: maxAttempts,
-		Many:     crowd(),
 	})
-}
-
-// crowd is how many Services come and go at once. Each looks at all load
-// balancers and target groups, so that two hundred take a minute of work, most
-// of it reading XML: that is for the build, fifty are for every day.
-func crowd() int {
-	if os.Getenv("CI") == "true" {
-		return 200
-	}
-	return 50
 }
 
 // contractService is default/web-n with two ports, and attributes of its own.
@@ -206,7 +195,7 @@ func contractDrifts() []providertest.Drift {
 			return f.groupSettings().modify(f, forwardsTo(f.listeners[80]), map[string]string{attrDraining: "1"})
 		}),
 		drift("tags", func(f *found) error {
-			_, err := f.elb.AddTags(f, &elb.AddTagsInput{Tags: toELBTags(map[string]string{"team": "nobody"}), ResourceArns: []string{
+			_, err := f.elb.AddTags(f, &elb.AddTagsInput{Tags: toPairs[elbtypes.Tag](map[string]string{"team": "nobody"}), ResourceArns: []string{
 				aws.ToString(f.balancer.LoadBalancerArn), aws.ToString(f.listeners[80].ListenerArn), forwardsTo(f.listeners[80])}})
 			if err != nil {
 				return err
@@ -244,18 +233,14 @@ func contractDrifts() []providertest.Drift {
 func contractTakeovers() []providertest.Drift {
 	theirs := map[string]string{markService: "theirs/web", markServiceUID: "uid-9"}
 	tag := func(f *found, arn string) error {
-		_, err := f.elb.AddTags(f, &elb.AddTagsInput{Tags: toELBTags(theirs), ResourceArns: []string{arn}})
+		_, err := f.elb.AddTags(f, &elb.AddTagsInput{Tags: toPairs[elbtypes.Tag](theirs), ResourceArns: []string{arn}})
 		return err
 	}
 	return []providertest.Drift{
 		drift("load balancer", func(f *found) error { return tag(f, aws.ToString(f.balancer.LoadBalancerArn)) }),
 		drift("target group", func(f *found) error { return tag(f, forwardsTo(f.listeners[80])) }),
 		drift("security group", func(f *found) error {
-			var tags []ec2types.Tag
-			for key, value := range theirs {
-				tags = append(tags, ec2types.Tag{Key: &key, Value: &value})
-			}
-			_, err := f.ec2.CreateTags(f, &ec2.CreateTagsInput{Resources: []string{f.frontend}, Tags: tags})
+			_, err := f.ec2.CreateTags(f, &ec2.CreateTagsInput{Resources: []string{f.frontend}, Tags: toEC2Tags(theirs)})
 			return err
 		}),
 	}
@@ -271,7 +256,7 @@ func (f *found) deleteListener(port int32) error {
 func (f *found) anotherProtocol() error {
 	group, err := f.elb.CreateTargetGroup(f, &elb.CreateTargetGroupInput{Name: aws.String(contractNames.targetGroupPrefix(contractService(0).ServiceRef) + "udp"),
 		Protocol: elbtypes.ProtocolEnumUdp, Port: aws.Int32(53), VpcId: aws.String(testVPC), TargetType: elbtypes.TargetTypeEnumInstance,
-		Tags: toELBTags(marks(contractNames).tags(lb.Resource{Ref: lb.Ref{Kind: kindTargetGroup, Key: "left over"},
+		Tags: toPairs[elbtypes.Tag](marks(contractNames).tags(lb.Resource{Ref: lb.Ref{Kind: kindTargetGroup, Key: "left over"},
 			Owners: []lb.Owner{lb.ByService(contractService(0).ServiceRef)}}))})
 	if err != nil {
 		return err
@@ -339,7 +324,7 @@ func contractStrangers() []providertest.Stranger {
 	}
 	plain := func(name string) func(lb.Service) string { return func(lb.Service) string { return name } }
 	ourBalancer := func(s lb.Service) string { return contractNames.loadBalancer(s.ServiceRef, schemeInternet, testVPC) }
-	elsewhere := toELBTags(marks{cluster: lb.Cluster{Name: "demo", UID: "cluster-uid-9"}}.tags(lb.Resource{
+	elsewhere := toPairs[elbtypes.Tag](marks{cluster: lb.Cluster{Name: "demo", UID: "cluster-uid-9"}}.tags(lb.Resource{
 		Ref: loadBalancerRef(contractService(0).ServiceRef, schemeInternet, testVPC), Owners: []lb.Owner{lb.ByService(contractService(0).ServiceRef)}}))
 	return []providertest.Stranger{
 		{Name: "load balancer", Plant: balancer(plain("theirs"))},

@@ -1,6 +1,7 @@
 package providertest
 
 import (
+	"context"
 	"hash/crc32"
 	"slices"
 	"sync"
@@ -21,9 +22,11 @@ type Meter struct {
 // Arrive lets a call take a moment to arrive in virtual time: each its own, by
 // what it says. So calls made at the same time arrive one after the other, in the
 // same order in each run, and a fault meets the same call in each run. It comes
-// before Count.
-func Arrive(call string) {
+// before Count. A call that is given up meanwhile never arrives; then the error of
+// its context is returned.
+func Arrive(ctx context.Context, call string) error {
 	time.Sleep(time.Duration(crc32.ChecksumIEEE([]byte(call))) % time.Millisecond)
+	return ctx.Err()
 }
 
 // Count counts a call of an operation, before it has an effect, and returns the

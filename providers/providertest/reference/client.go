@@ -32,7 +32,9 @@ var (
 // call makes one call of the operation of that name on a subject.
 func call[R any](ctx context.Context, c *client, name, subject string, write bool, operation func() (R, error)) (R, error) {
 	var none R
-	pt.Arrive(name + " " + subject)
+	if err := pt.Arrive(ctx, name+" "+subject); err != nil {
+		return none, err
+	}
 	if c.dead.Load() {
 		return none, errDead
 	}
