@@ -33,18 +33,11 @@ func (c *clients) balancerSettings() attributed {
 			if err != nil {
 				return nil, err
 			}
-			found := map[string]string{}
-			for _, a := range out.Attributes {
-				found[aws.ToString(a.Key)] = aws.ToString(a.Value)
-			}
-			return found, nil
+			return fromPairs(out.Attributes), nil
 		},
 		func(ctx context.Context, arn string, set map[string]string) error {
-			var list []elbtypes.LoadBalancerAttribute
-			for _, key := range slices.Sorted(maps.Keys(set)) {
-				list = append(list, elbtypes.LoadBalancerAttribute{Key: &key, Value: aws.String(set[key])})
-			}
-			_, err := c.elb.ModifyLoadBalancerAttributes(ctx, &elb.ModifyLoadBalancerAttributesInput{LoadBalancerArn: &arn, Attributes: list})
+			_, err := c.elb.ModifyLoadBalancerAttributes(ctx, &elb.ModifyLoadBalancerAttributesInput{LoadBalancerArn: &arn,
+				Attributes: toPairs[elbtypes.LoadBalancerAttribute](set)})
 			return err
 		}}
 }
@@ -56,20 +49,36 @@ func (c *clients) groupSettings() attributed {
 			if err != nil {
 				return nil, err
 			}
-			found := map[string]string{}
-			for _, a := range out.Attributes {
-				found[aws.ToString(a.Key)] = aws.ToString(a.Value)
-			}
-			return found, nil
+			return fromPairs(out.Attributes), nil
 		},
 		func(ctx context.Context, arn string, set map[string]string) error {
-			var list []elbtypes.TargetGroupAttribute
-			for _, key := range slices.Sorted(maps.Keys(set)) {
-				list = append(list, elbtypes.TargetGroupAttribute{Key: &key, Value: aws.String(set[key])})
-			}
-			_, err := c.elb.ModifyTargetGroupAttributes(ctx, &elb.ModifyTargetGroupAttributesInput{TargetGroupArn: &arn, Attributes: list})
+			_, err := c.elb.ModifyTargetGroupAttributes(ctx, &elb.ModifyTargetGroupAttributesInput{TargetGroupArn: &arn,
+				Attributes: toPairs[elbtypes.TargetGroupAttribute](set)})
 			return err
 		}}
+}
+
+// pair is one of the SDK's types of a key with a value, which are all one type
+// under several names.
+type pair interface {
+	elbtypes.Tag | elbtypes.LoadBalancerAttribute | elbtypes.TargetGroupAttribute
+}
+
+func fromPairs[P pair](list []P) map[string]string {
+	found := make(map[string]string, len(list))
+	for _, p := range list {
+		found[aws.ToString(elbtypes.Tag(p).Key)] = aws.ToString(elbtypes.Tag(p).Value)
+	}
+	return found
+}
+
+// toPairs returns the pairs sorted by key.
+func toPairs[P pair](set map[string]string) []P {
+	var list []P
+	for _, key := range slices.Sorted(maps.Keys(set)) {
+		list = append(list, P(elbtypes.Tag{Key: &key, Value: aws.String(set[key])}))
+	}
+	return list
 }
 
 // observe adds to r what its attributes are, given its tags. Unmarked, they are

@@ -31,7 +31,7 @@ func (d listeners) create(ctx context.Context, want lb.Resource, known lb.Lookup
 		Port:            number(want.Fields, "port"),
 		Protocol:        elbtypes.ProtocolEnum(want.Fields.Text("protocol")),
 		DefaultActions:  forward(group),
-		Tags:            toELBTags(d.marks.tags(want)),
+		Tags:            toPairs[elbtypes.Tag](d.marks.tags(want)),
 	})
 	switch {
 	case isCode(err, "DuplicateListener"):

@@ -47,7 +47,7 @@ func (d loadBalancers) create(ctx context.Context, want lb.Resource, known lb.Lo
 		IpAddressType:  elbtypes.IpAddressType(want.Fields.Text("ip-address-type")),
 		Subnets:        want.Fields["subnets"],
 		SecurityGroups: groups,
-		Tags:           toELBTags(d.marks.tags(want)),
+		Tags:           toPairs[elbtypes.Tag](d.marks.tags(want)),
 	})
 	switch {
 	case isCode(err, "DuplicateLoadBalancerName"):
@@ -153,12 +153,4 @@ func (d loadBalancers) delete(ctx context.Context, have lb.Resource, _ lb.Lookup
 		e.Message += "; turn off deletion protection of " + have.Fields.Text("name") + ", in AWS or, where the annotation " + annotationPrefix + "attributes asks for it, there: it is not turned off by itself"
 	}
 	return e
-}
-
-func toELBTags(tags map[string]string) []elbtypes.Tag {
-	var list []elbtypes.Tag
-	for _, k := range sortedKeys(tags) {
-		list = append(list, elbtypes.Tag{Key: aws.String(k), Value: aws.String(tags[k])})
-	}
-	return list
 }

@@ -2,6 +2,7 @@ package aws
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -103,7 +104,7 @@ func (d securityGroups) description(r lb.Resource) string {
 
 func toEC2Tags(tags map[string]string) []ec2types.Tag {
 	var list []ec2types.Tag
-	for _, k := range sortedKeys(tags) {
+	for _, k := range slices.Sorted(maps.Keys(tags)) {
 		list = append(list, ec2types.Tag{Key: aws.String(k), Value: aws.String(tags[k])})
 	}
 	return list
@@ -236,13 +237,4 @@ func (e ingressEdit) revoke(ctx context.Context, rules []string) error {
 		return nil
 	}
 	return failed("remove rules from", e.ref, err)
-}
-
-func sortedKeys(tags map[string]string) []string {
-	keys := make([]string, 0, len(tags))
-	for k := range tags {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
 }

@@ -81,7 +81,7 @@ func (d targetGroups) create(ctx context.Context, want lb.Resource, known lb.Loo
 		HealthyThresholdCount:      number(f, "healthy-threshold"),
 		UnhealthyThresholdCount:    number(f, "unhealthy-threshold"),
 		Matcher:                    matcher(f),
-		Tags:                       toELBTags(d.marks.tags(want)),
+		Tags:                       toPairs[elbtypes.Tag](d.marks.tags(want)),
 	})
 	switch {
 	case isCode(err, "DuplicateTargetGroupName"):

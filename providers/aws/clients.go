@@ -225,11 +225,7 @@ func (c *clients) tagsOf(ctx context.Context, arns []string) (map[string]map[str
 			return failed("read tags", lb.Ref{}, err)
 		}
 		for _, d := range out.TagDescriptions {
-			of := map[string]string{}
-			for _, t := range d.Tags {
-				of[aws.ToString(t.Key)] = aws.ToString(t.Value)
-			}
-			tags[aws.ToString(d.ResourceArn)] = of
+			tags[aws.ToString(d.ResourceArn)] = fromPairs(d.Tags)
 		}
 		return nil
 	}

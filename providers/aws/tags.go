@@ -11,6 +11,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	elb "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2"
+	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
 
 	"github.com/fairway-lb/fairway/providers/lb"
 )
@@ -151,7 +152,7 @@ func (p *Provider) retag(ctx context.Context, c lb.Change) error {
 }
 
 func (p *Provider) addTags(ctx context.Context, ref lb.Ref, arn string, tags map[string]string) error {
-	_, err := p.elb.AddTags(ctx, &elb.AddTagsInput{ResourceArns: []string{arn}, Tags: toELBTags(tags)})
+	_, err := p.elb.AddTags(ctx, &elb.AddTagsInput{ResourceArns: []string{arn}, Tags: toPairs[elbtypes.Tag](tags)})
 	if err != nil {
 		return failed("tag", ref, err)
 	}

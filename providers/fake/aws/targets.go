@@ -76,6 +76,16 @@ func (tg *targetGroup) keys(targets []targetInput) ([]targetKey, error) {
 	return keys, nil
 }
 
+// targetsOf looks up which targets of which group are meant.
+func (a *Account) targetsOf(in *targetsInput) (*targetGroup, []targetKey, error) {
+	tg, err := a.targetGroup(in.ARN)
+	if err != nil {
+		return nil, nil, err
+	}
+	keys, err := tg.keys(in.Targets)
+	return tg, keys, err
+}
+
 // oldFamilies are the instance types a Network Load Balancer does not take by
 // instance id.
 //
@@ -84,11 +94,7 @@ var oldFamilies = []string{"c1", "cc1", "cc2", "cg1", "cg2", "cr1", "g1", "g2", 
 
 // registerTargets registers all or, when one of them cannot be, none.
 func (a *Account) registerTargets(in *targetsInput) (*emptyResult, error) {
-	tg, err := a.targetGroup(in.ARN)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := tg.keys(in.Targets)
+	tg, keys, err := a.targetsOf(in)
 	if err != nil {
 		return nil, err
 	}
@@ -196,11 +202,7 @@ func (a *Account) checkTargets(keys []targetKey) error {
 
 // deregisterTargets ignores targets that are not registered.
 func (a *Account) deregisterTargets(in *targetsInput) (*emptyResult, error) {
-	tg, err := a.targetGroup(in.ARN)
-	if err != nil {
-		return nil, err
-	}
-	keys, err := tg.keys(in.Targets)
+	tg, keys, err := a.targetsOf(in)
 	if err != nil {
 		return nil, err
 	}
