@@ -14,10 +14,13 @@ import (
 )
 
 // Joining nodes are published when none has joined for idle, and never later
-// than longest after the first of them.
+// than longest after the first of them. What is urgent waits for nobody; but a
+// list that has come out short tells of its nodes one by one, and who judges
+// whether too many go at once must see them together.
 const (
-	idle    = time.Second
-	longest = 10 * time.Second
+	idle     = time.Second
+	longest  = 10 * time.Second
+	together = 100 * time.Millisecond
 )
 
 // Snapshot is the targets at one moment. Neither it nor anything it refers to
@@ -99,7 +102,7 @@ func (t *Tracker) Run(ctx context.Context) {
 	t.look(ctx)
 	t.settled.Store(t.latest.Load())
 	// A nil channel is never ready: no change waits.
-	var quiet, late <-chan time.Time
+	var soon, quiet, late <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -109,19 +112,22 @@ func (t *Tracker) Run(ctx context.Context) {
 			if step.Empty() {
 				continue
 			}
-			if !step.Urgent && anyActive(t.Snapshot().Targets) {
+			switch urgent := step.Urgent || !anyActive(t.Snapshot().Targets); {
+			case urgent && soon == nil:
+				soon = time.After(together)
+			case !urgent && late == nil:
+				quiet, late = time.After(idle), time.After(longest)
+			case !urgent:
 				quiet = time.After(idle)
-				if late == nil {
-					late = time.After(longest)
-				}
-				step.Waits = true
-				t.notify(step)
-				continue
 			}
+			step.Waits = true
+			t.notify(step)
+			continue
+		case <-soon:
 		case <-quiet:
 		case <-late:
 		}
-		quiet, late = nil, nil
+		soon, quiet, late = nil, nil, nil
 		t.settle(ctx)
 	}
 }
