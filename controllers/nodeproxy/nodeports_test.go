@@ -1,0 +1,173 @@
+package nodeproxy
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
+)
+
+// addAlternative gives the node a second address, which is not in its Node.
+func (w *world) addAlternative(t *testing.T) {
+	t.Helper()
+	for family := range families {
+		must(t, w.hosts["node"].AddAddress("lo", alternative(family)))
+		until(t, "the kernel has taken the address up", func() bool {
+			return w.ask(t, "client", "tcp", target{"node-alt", 9}.at(family), patience/10) == refused
+		})
+	}
+}
+
+func alternative(family int) netip.Prefix {
+	a := addr("node-alt", family)
+	return netip.PrefixFrom(a, a.BitLen())
+}
+
+// TestNodePorts has the flows of kube-proxy's test of that name, for more values
+// of the option, in both families.
+func TestNodePorts(t *testing.T) {
+	all := []string{"a", "b", "remote"}
+	for _, c := range []struct {
+		name      string
+		ranges    []netip.Prefix
+		primary   bool
+		node, alt bool // answered at the Node's address, and at the other one
+	}{
+		{"primary", nil, false, true, false},
+		{"all", prefixes("0.0.0.0/0", "::/0"), false, true, true},
+		{"multiple nodeport-addresses", prefixes("10.0.0.0/24", "10.0.1.0/24", "fd00:a::/64", "fd00:a:1::11/128"), false, true, true},
+		{"one range", prefixes("10.0.1.0/24", "fd00:a:1::/64"), false, false, true},
+		{"one range and primary", prefixes("10.0.1.0/24", "fd00:a:1::/64"), true, true, true},
+		{"localhost", prefixes("127.0.0.0/8", "::1/128"), false, false, false},
+		{"no address of the node", prefixes("192.0.2.0/24", "2001:db8:ffff::/64"), false, false, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.addAlternative(t)
+			w.configure = func(config *Config) { config.NodePortAddresses, config.PrimaryNodePorts = c.ranges, c.primary }
+			w.start(t)
+			w.replace(t, append(newTestSlices("web", podsNamed(all...)...), newTestService("web"))...)
+			at := func(name string, answered bool) []namedFlow {
+				to := target{name, nodePort}
+				if !answered { // by the node itself, where nobody listens
+					return []namedFlow{{"external to nodePort on " + name, flow{"client", to, reject, ""}}}
+				}
+				return []namedFlow{
+					{"external to nodePort on " + name, flow{"client", to, all, "node"}},
+					{"node to nodePort on " + name, flow{"node", to, all, "node"}},
+				}
+			}
+			w.conform(t, append(at("node", c.node), at("node-alt", c.alt)...))
+			w.conform(t, []namedFlow{{"external to cluster IP", flow{"client", clusterIP, all, "node"}}})
+		})
+	}
+}
+
+// TestNodePortFamilies: ranges of one family say nothing about the other.
+func TestNodePortFamilies(t *testing.T) {
+	w := newWorld(t)
+	w.addAlternative(t)
+	w.configure = func(c *Config) { c.NodePortAddresses = prefixes("10.0.1.0/24") }
+	w.start(t)
+	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
+	w.checkOne(t, flow{"client", atNode, reject, ""}, 0, "tcp")
+	w.checkOne(t, flow{"client", target{"node-alt", nodePort}, []string{"a"}, "node"}, 0, "tcp")
+	w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, 1, "tcp")
+	w.checkOne(t, flow{"client", target{"node-alt", nodePort}, []string{"a"}, "node"}, 1, "tcp")
+}
+
+// TestNodePortsFollowAddresses gives the node an address and takes it away.
+func TestNodePortsFollowAddresses(t *testing.T) {
+	w := newWorld(t)
+	w.configure = func(c *Config) { c.NodePortAddresses = prefixes("0.0.0.0/0", "::/0") }
+	w.start(t)
+	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
+	answered := func(want string) {
+		t.Helper()
+		for family := range families {
+			until(t, "the address is "+want, func() bool {
+				return w.ask(t, "client", "tcp", target{"node-alt", nodePort}.at(family), patience/10).pod == want
+			})
+		}
+	}
+	w.addAlternative(t)
+	answered("a")
+	for family := range families {
+		must(t, w.hosts["node"].RemoveAddress("lo", alternative(family)))
+	}
+	until(t, "the table forgets the address", func() bool { return !strings.Contains(w.list(t), addresses["node-alt"][0]+" ") })
+}
+
+// TestProbesAtLoadBalancerAddresses asks as a load balancer does that leaves its
+// own address in the packet: at the address, which the node does not have.
+func TestProbesAtLoadBalancerAddresses(t *testing.T) {
+	w := newWorld(t)
+	const healthPort = 10256
+	w.configure = func(c *Config) { c.HealthPort = healthPort }
+	w.start(t)
+	// What the program around a Proxy does.
+	h := health.New(time.Minute)
+	h.SetEligible(true)
+	l, err := w.hosts["node"].Listen(t.Context(), "tcp", fmt.Sprintf(":%d", healthPort))
+	must(t, err)
+	go health.Serve(t.Context(), l, h.Handler())
+	// And something else on the node that is nobody's business.
+	secret, err := w.hosts["node"].Listen(t.Context(), "tcp", ":22")
+	must(t, err)
+	defer secret.Close()
+
+	local := newTestService("web", externalLocal, func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 32000 })
+	client := &http.Client{Transport: &http.Transport{DialContext: w.hosts["client"].DialContext, DisableKeepAlives: true}, Timeout: patience / 5}
+	get := func(ip string, port int) string {
+		resp, err := client.Get("http://" + net.JoinHostPort(ip, fmt.Sprint(port)) + "/healthz")
+		if err != nil {
+			return "no answer"
+		}
+		defer resp.Body.Close()
+		_, _ = io.Copy(io.Discard, resp.Body)
+		return fmt.Sprint(resp.StatusCode, resp.Header.Get("X-Load-Balancing-Endpoint-Weight"))
+	}
+	for _, c := range []struct {
+		name           string
+		service        *corev1.Service
+		pods           []string
+		health, policy string
+	}{
+		{"policy Cluster", newTestService("web"), []string{"remote"}, "200", "no answer"},
+		{"policy Local", local, []string{"a", "b", "remote"}, "200", "2002"},
+		{"policy Local without local endpoint", local, []string{"remote"}, "200", "5030"},
+		{"source ranges do not concern probes", newTestService("web", ranges("192.0.2.0/24", "2001:db8:ff::/64")), []string{"a"}, "200", "no answer"},
+		{"no load balancer address", newTestService("web", func(s *corev1.Service) { s.Status = corev1.ServiceStatus{} }), []string{"a"}, "no answer", "no answer"},
+		{"the load balancer is a proxy", newTestService("web", func(s *corev1.Service) {
+			for i := range s.Status.LoadBalancer.Ingress {
+				s.Status.LoadBalancer.Ingress[i].IPMode = new(corev1.LoadBalancerIPModeProxy)
+			}
+		}), []string{"a"}, "no answer", "no answer"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w.replace(t, append(newTestSlices("web", podsNamed(c.pods...)...), c.service)...)
+			for _, ip := range addr2("vip") {
+				if got := get(ip, healthPort); got != c.health {
+					t.Errorf("%s: the node's health: %s, want %s", ip, got, c.health)
+				}
+				if got := get(ip, 32000); got != c.policy {
+					t.Errorf("%s: the Service's health: %s, want %s", ip, got, c.policy)
+				}
+				for _, port := range []int{22, nodePort, podPort} {
+					if got := get(ip, port); got != "no answer" {
+						t.Errorf("%s: port %d answers: %s", ip, port, got)
+					}
+				}
+			}
+		})
+	}
+	w.list(t)
+}
