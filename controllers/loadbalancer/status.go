@@ -24,7 +24,6 @@ const ConditionReady = "fairway.io/LoadBalancerReady"
 const (
 	reasonReady           = "Ready"
 	reasonNoTargets       = "NoTargets"
-	reasonNoAddress       = "NoAddress"
 	reasonServedElsewhere = "ServedByAnotherController"
 )
 

@@ -12,8 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	clienttesting "k8s.io/client-go/testing"
-	"k8s.io/component-base/metrics/legacyregistry"
-	"k8s.io/component-base/metrics/testutil"
 
 	"github.com/fairway-lb/fairway/providers/lb"
 )
@@ -245,23 +243,8 @@ func TestAFailedSweepProvesNothing(t *testing.T) {
 	}, swept)
 }
 
-// count returns the value of one of our metrics in the registry that the program
-// serves, 0 when it has none.
+// count returns the value of one of our metrics, 0 when it has none.
 func count(t *testing.T, name string, with map[string]string) float64 {
 	t.Helper()
-	families, err := legacyregistry.DefaultGatherer.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range families {
-		if f.GetName() != "fairway_loadbalancer_"+name {
-			continue
-		}
-		for _, m := range f.GetMetric() {
-			if testutil.LabelsMatch(m, with) {
-				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
-			}
-		}
-	}
-	return 0
+	return value(t, "fairway_loadbalancer_"+name, with)
 }

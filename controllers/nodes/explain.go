@@ -22,7 +22,10 @@ var known = metrics.NewGaugeVec(&metrics.GaugeOpts{
 	StabilityLevel: metrics.ALPHA,
 }, []string{"state", "reason"})
 
-var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(known) })
+// Collectors returns all metrics of this package, for the page that lists them.
+func Collectors() []metrics.Registerable { return []metrics.Registerable{known} }
+
+var registerMetrics = sync.OnceFunc(func() { legacyregistry.MustRegister(Collectors()...) })
 
 // explain counts the nodes by state and reason, and says once of each node that
 // is no target why: what concerns no single Service belongs on none.
