@@ -3,11 +3,13 @@ package loadbalancer
 import (
 	"cmp"
 	"context"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	coreinformers "k8s.io/client-go/informers/core/v1"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -171,7 +173,7 @@ func (c *Controller) work(ctx, work context.Context) {
 		if ctx.Err() == nil {
 			c.begin(key)
 			if again := c.sync(work, key); again > 0 {
-				c.queue.AddAfter(key, again)
+				c.queue.addAfter(key, c.whyAgain(key), again)
 			}
 			c.end(key)
 		}
@@ -199,11 +201,22 @@ func (c *Controller) onUpdate(before, after any) {
 	if !ok1 || !ok2 || !c.concerns(old) && !c.concerns(now) {
 		return
 	}
-	if old.ResourceVersion == now.ResourceVersion && now.ResourceVersion != "" {
+	switch {
+	case old.ResourceVersion == now.ResourceVersion && now.ResourceVersion != "":
 		c.queue.add(keyOf(now), bySweep)
-		return
+	case wishes(old, now):
+		c.queue.add(keyOf(now), byUser)
+	default: // most often our own write of the status
+		c.queue.add(keyOf(now), byNode)
 	}
-	c.queue.add(keyOf(now), byUser)
+}
+
+// wishes reports whether an update may be what a user wants of the controller:
+// another spec, deletion or annotation.
+func wishes(old, now *v1.Service) bool {
+	return old.UID != now.UID || !equality.Semantic.DeepEqual(old.Spec, now.Spec) ||
+		(old.DeletionTimestamp == nil) != (now.DeletionTimestamp == nil) ||
+		!maps.Equal(withoutNotes(old.Annotations), withoutNotes(now.Annotations))
 }
 
 func (c *Controller) onDelete(obj any) {

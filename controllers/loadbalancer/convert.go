@@ -26,16 +26,13 @@ func ServiceFrom(svc *v1.Service, targets []lb.Target) (lb.Service, error) {
 	}
 	s := lb.Service{
 		ServiceRef:            RefOf(svc),
-		Annotations:           maps.Clone(svc.Annotations),
+		Annotations:           withoutNotes(svc.Annotations),
 		SourceRanges:          ranges,
 		ExternalTrafficPolicy: lb.PolicyCluster,
 		ClientAffinity:        clientAffinity(svc),
 		LoadBalancerIP:        svc.Spec.LoadBalancerIP,
 		Targets:               targets,
 	}
-	// Neither kubectl's copy of the whole object nor our own note is a wish.
-	delete(s.Annotations, v1.LastAppliedConfigAnnotation)
-	delete(s.Annotations, CheckpointAnnotation)
 	s.IPv4, s.IPv6 = families(svc)
 	if svc.Spec.ExternalTrafficPolicy == v1.ServiceExternalTrafficPolicyLocal {
 		s.ExternalTrafficPolicy = lb.PolicyLocal
@@ -54,6 +51,15 @@ func ServiceFrom(svc *v1.Service, targets []lb.Target) (lb.Service, error) {
 		s.Ports = append(s.Ports, port)
 	}
 	return s, nil
+}
+
+// withoutNotes returns a copy of a Service's annotations without those that are
+// no wish: kubectl's copy of the whole object, and our own note.
+func withoutNotes(annotations map[string]string) map[string]string {
+	wishes := maps.Clone(annotations)
+	delete(wishes, v1.LastAppliedConfigAnnotation)
+	delete(wishes, CheckpointAnnotation)
+	return wishes
 }
 
 // RefOf returns what identifies svc for as long as it lives.

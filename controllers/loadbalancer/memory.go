@@ -24,16 +24,22 @@ type memory struct {
 	// show the one before.
 	patched *v1.Service
 
-	inputs    string          // fingerprint of what was last attempted
-	targets   *nodes.Snapshot // with these nodes; nil when none were needed
-	hash      string          // of the resources wanted then, "" when that could not be told
-	done      bool            // and it succeeded
-	notBefore time.Time       // else it is not tried again before this
-	forever   bool            // or only with other inputs
-	due       time.Time       // when what succeeded is verified again
-	woken     <-chan struct{} // closed when what was pending has ended; may be nil
-	failures  int             // in a row
-	throttled bool            // the last of them by a cloud that asked for patience
+	inputs  string          // fingerprint of what was last attempted
+	targets *nodes.Snapshot // with these nodes; nil when none were needed
+	hash    string          // of the resources wanted then, "" when that could not be told
+	done    bool            // and it succeeded
+	// retargeted is set when nothing but nodes calls for the next attempt.
+	retargeted bool
+	notBefore  time.Time       // else it is not tried again before this
+	forever    bool            // or only with other inputs
+	due        time.Time       // when what succeeded is verified again
+	woken      <-chan struct{} // closed when what was pending has ended; may be nil
+	failures   int             // in a row
+	throttled  bool            // the last of them by a cloud that asked for patience
+
+	note      string    // the checkpoint that is or will be on the Service
+	noteSince time.Time // when the one there began to be out of date
+	noteAt    time.Time // when it is written, with whatever else must be
 
 	unwritten int // writes to the Service that failed, in a row
 
@@ -102,7 +108,7 @@ func (m *memory) attempt(inputs string) (needed bool, wait time.Duration) {
 		}
 		return wait <= 0, max(wait, 0)
 	}
-	m.inputs, m.hash, m.done, m.forever, m.failures, m.woken = inputs, "", false, false, 0, nil
+	m.inputs, m.hash, m.done, m.forever, m.failures, m.woken, m.retargeted = inputs, "", false, false, 0, nil, false
 	return true, 0
 }
 

@@ -2,6 +2,7 @@ package loadbalancer
 
 import (
 	"sync"
+	"time"
 
 	"k8s.io/client-go/util/workqueue"
 )
@@ -38,11 +39,17 @@ func newWorkQueue() workQueue {
 	}
 }
 
-// add puts key into the queue, or moves it forward there. A key that comes back
-// by AddAfter has the urgency of a node change.
+// add puts key into the queue, or moves it forward there.
 func (q workQueue) add(key string, u urgency) {
 	q.lanes.ask(key, u)
 	q.Add(key)
+}
+
+// addAfter puts key into the queue when d is over. What brings it there sooner
+// makes it forget the urgency, until the next look, which asks for it again.
+func (q workQueue) addAfter(key string, u urgency, d time.Duration) {
+	q.lanes.ask(key, u)
+	q.AddAfter(key, d)
 }
 
 // lanes is the queue's storage, one first-in-first-out list per urgency.

@@ -69,3 +69,12 @@ func (c *Controller) setTargeted(key string, has bool) {
 		delete(c.targeted, key)
 	}
 }
+
+// whyAgain returns the urgency of the next look at a Service: what is done must
+// only be verified.
+func (c *Controller) whyAgain(key string) urgency {
+	if m := c.memoryOf(key); m.done {
+		return bySweep
+	}
+	return byNode
+}

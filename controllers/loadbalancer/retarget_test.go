@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -56,13 +57,14 @@ func TestNodeChangeReachesOnlyServicesThatSelectIt(t *testing.T) {
 			w.expect(step.what+": targets", w.cloud.nodes("default/edge-009"), step.want)
 			w.expect(step.what+": Services that cost calls", touched(calls), 10)
 			w.expect(step.what+": target updates", howMany(calls, "update targets"), 10)
+			w.expect(step.what+": events", w.events.reasons(), []string{})
+			w.expect(step.what+": writes at once", w.writes(), 0)
 			// Each of the ten has its plan in the log; one line tells of the nodes.
 			if lines := w.lines(); lines > 11 {
 				t.Errorf("%s: %d lines in the log:\n%s", step.what, lines, w.logs.String())
 			}
-			if writes := w.writes(); writes > 10 {
-				t.Errorf("%s: %d writes", step.what, writes)
-			}
+			w.pass(time.Minute)
+			w.expect(step.what+": checkpoints written", w.writes(), 10)
 		}
 
 		// A node that was drained is a target no more: its end costs nobody anything.
@@ -352,4 +354,48 @@ func howMany(calls []string, prefix string) int {
 		}
 	}
 	return n
+}
+
+// Nodes come and go all day. Each time the targets follow at once, and the
+// checkpoint when there is a pause, or every ten minutes; a restart after it
+// looks at no Service.
+func TestCheckpointsWaitForNodesToSettle(t *testing.T) {
+	in(t, func(w *world) {
+		w.create(service("web"))
+		w.quiet()
+		last := ""
+		for i := range 90 { // half an hour
+			w.addNode(fmt.Sprintf("new-%02d", i))
+			w.pass(10 * time.Second)
+			w.removeNode(cmp.Or(last, "node-1"))
+			w.pass(10 * time.Second)
+			last = fmt.Sprintf("new-%02d", i)
+		}
+		w.expect("target updates", howMany(w.cloud.since(), "update targets"), 180)
+		if n := w.writes(); n < 2 || n > 3 {
+			t.Errorf("%d writes in half an hour, want one every ten minutes", n)
+		}
+		w.pass(noteIdle * 2)
+		w.expect("writes after a pause", w.writes(), 1)
+		w.stop()
+		w.quiet()
+		w.start()
+		w.expect("calls after a restart", w.cloud.since(), []string{"survey"})
+		w.expect("writes after a restart", w.writes(), 0)
+	}, func(w *world) { w.cloud.surveyed = true; w.options.SweepEvery = -1 })
+}
+
+// The owner's next wish is written with its checkpoint at once.
+func TestWishAfterANodeChangeIsNotedAtOnce(t *testing.T) {
+	in(t, func(w *world) {
+		w.create(service("web"))
+		w.addNode("node-3")
+		w.pass(5 * time.Second)
+		before := w.get("web").Annotations[CheckpointAnnotation]
+		w.change("web", func(s *v1.Service) { s.Spec.Ports[0].Port = 81 })
+		after := w.get("web").Annotations[CheckpointAnnotation]
+		w.expect("it is another", before != after && after != "", true)
+		w.pass(time.Hour)
+		w.expect("it stays", w.get("web").Annotations[CheckpointAnnotation], after)
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -234,6 +235,61 @@ func TestQueueOrder(t *testing.T) {
 	if want := []string{"user-1", "sweep-2", "node-1", "sweep-1"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
+}
+
+// What comes back after a while has the urgency it was given, unless something
+// more urgent brought it there first.
+func TestQueueOrderOfWhatComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newWorkQueue()
+		q.addAfter("verify", bySweep, time.Minute)
+		q.addAfter("retry", byNode, time.Minute)
+		q.addAfter("changed", bySweep, time.Minute)
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		q.add("changed", byUser)
+		var got []string
+		for q.Len() > 0 {
+			key, _ := q.Get()
+			got = append(got, key)
+			q.Done(key)
+		}
+		if want := []string{"changed", "retry", "verify"}; !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		q.ShutDown()
+	})
+}
+
+// One worker has 100 Services to give a new node, each of which takes a second.
+// A Service made meanwhile, and a change of another's ports, come next.
+func TestUserGoesBeforeNodes(t *testing.T) {
+	in(t, func(w *world) {
+		var all []*v1.Service
+		for i := range 100 {
+			all = append(all, service(fmt.Sprintf("web-%02d", i)))
+		}
+		w.createAll(all...)
+		w.cloud.apply = func(_ context.Context, c lb.Change) error {
+			if c.Ref().Kind == "targets" {
+				time.Sleep(time.Second)
+			}
+			return nil
+		}
+		w.quiet()
+		w.addNode("node-3")
+		w.pass(10 * time.Second)
+		w.create(service("new"))
+		w.change("web-99", func(s *v1.Service) { s.Spec.Ports[0].Port = 8080 })
+		w.pass(10 * time.Second)
+		w.expect("the new one is ready", w.condition("new"), "True Ready")
+		w.expect("the changed one is changed", w.cloud.has("listener", "default/web-99:8080"), true)
+		if n := howMany(w.cloud.since(), "update targets"); n < 10 || n > 30 {
+			t.Errorf("%d Services have the node by then", n)
+		}
+		w.pass(2 * time.Minute)
+		w.expect("all have the node", len(w.cloud.nodes("default/web-50")), 3)
+	}, func(w *world) { w.options.Workers = 1 })
 }
 
 func TestFailedWritesAreRetriedWithGrowingPauses(t *testing.T) {

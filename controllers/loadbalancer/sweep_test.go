@@ -90,7 +90,7 @@ func TestOwnChangesAreNoDrift(t *testing.T) {
 		w.change("web", annotated("example.com/scheme", "internal"))
 		w.removeNode("node-1")
 		w.pass(30 * time.Minute)
-		w.expect("events", w.events.reasons(), []string{"web UpdatedLoadBalancer", "web UpdatedLoadBalancer"})
+		w.expect("events", w.events.reasons(), []string{"web UpdatedLoadBalancer"})
 	}, swept)
 }
 

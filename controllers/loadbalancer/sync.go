@@ -110,13 +110,14 @@ func (c *Controller) ensure(ctx context.Context, key string, svc *v1.Service, m 
 	inputs := fingerprint(s)
 	if m.inputs == inputs && c.retargeted(ctx, s, m, targets) {
 		m.again()
+		m.retargeted = true
 	}
 	m.targets = targets
 	if needed, wait := m.attempt(inputs); !needed {
 		if again := c.show(ctx, svc, m, m.outcome...); again > 0 {
 			return again, resultFailed
 		}
-		return wait, resultUnchanged
+		return m.sooner(wait), resultUnchanged
 	}
 	if c.DryRun {
 		return c.rehearse(ctx, s, m)
@@ -218,19 +219,20 @@ func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, 
 	switch {
 	case len(m.drift) > 0:
 		c.eventf(svc, v1.EventTypeWarning, eventRepaired, "%s", repaired(m.drift))
-	case !result.Plan.Empty() || m.announced || becameReady:
+	case !result.Plan.Empty() && !m.retargeted || m.announced || becameReady:
 		reason := eventEnsured
 		if isReady(svc) && !m.announced {
 			reason = eventUpdated
 		}
 		c.eventf(svc, v1.EventTypeNormal, reason, "Load balancer is ready at %s (%s)", where, done(result.Plan))
 	}
-	m.announced, m.drift = false, nil
-	m.serve(now, withFinalizer(c.finalizer()), withIngress(status.Ingress), withCheckpoint(result.Hash))
+	note := m.checkpoint(svc, result.Hash)
+	m.announced, m.retargeted, m.drift = false, false, nil
+	m.serve(now, withFinalizer(c.finalizer()), withIngress(status.Ingress), note)
 	if again := c.show(ctx, svc, m, m.outcome...); again > 0 {
 		return again, resultFailed
 	}
-	return time.Until(m.due), resultDone
+	return m.sooner(time.Until(m.due)), resultDone
 }
 
 // failed shows what is wrong. Addresses that clients use already stay.
