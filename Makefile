@@ -65,12 +65,17 @@ bench-proxy: build kubernetes ## measure the node proxy beside the real kube-pro
 	@go build -o bin/bench-proxy ./e2e/bench/proxy
 	@FAIRWAY_BIN=$(CURDIR)/bin bin/bench-proxy --services=$(SERVICES) --rounds=$(ROUNDS) --report=docs/benchmarks/node-proxy.md
 
+.PHONY: test-kernels
+test-kernels: ## run the node proxy's kernel tests under Linux 6.1 and 6.12 in QEMU; KERNELS=6.1 RUN=pattern TABLE=1 writes the table
+	@go run ./e2e/kernels -kernels='$(KERNELS)' -run='$(RUN)' $(if $(TABLE),-table=docs/node-proxy-kernels.md) ./controllers/nodeproxy/... ./cmd/node-proxy
+
 .PHONY: lint
 lint: $(LINTER) ## check formatting, vet, dependency rules, go.mod and generated files
 	$(LINTER) run ./...
 	go mod tidy -diff
 	go -C tools mod tidy -diff
 	go -C e2e/kubernetes vet ./build ./pin
+	go -C e2e/coredns vet .
 	go test ./providers/aws -run Reference
 	@! command -v shellcheck >/dev/null || shellcheck .ci/run
 

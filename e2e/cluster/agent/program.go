@@ -104,8 +104,8 @@ func (p *program) close() {
 // none.
 func (p *pod) programsOf(object *corev1.Pod) (programs []*program, others []corev1.Container) {
 	for _, container := range object.Spec.Containers {
-		path, real := p.agent.config.Images[container.Image]
-		if !real {
+		path, found := p.agent.config.Images[container.Image]
+		if !found {
 			others = append(others, container)
 			continue
 		}
