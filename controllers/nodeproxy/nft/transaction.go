@@ -186,7 +186,9 @@ func (tx *transaction) program(name string, f Frontend, want Backends) error {
 		tx.remove(name, mapServices, appendFrontend(tx.key[:0], f))
 		tx.useChain(old.target, -1)
 	}
-	if spec, ok := tx.rules.spec(next.target); ok {
+	if _, there := tx.state.chains[next.target]; there {
+		tx.useChain(next.target, 1)
+	} else if spec, ok := tx.rules.spec(next.target); ok {
 		if err := tx.needChain(name, spec); err != nil {
 			return err
 		}
