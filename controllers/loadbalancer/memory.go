@@ -43,11 +43,13 @@ type memory struct {
 
 	unwritten int // writes to the Service that failed, in a row
 
-	outcome []edit  // what the last attempt left to be seen on the Service
-	served  []edit  // the same of the last success, but for its condition
-	good    []edit  // and that; both nil once that is known to hold no more
-	partial bool    // what was attempted since may have been done in part
-	trouble verdict // what was last reported as wrong, zero when all is well
+	outcome []edit // what the last attempt left to be seen on the Service
+	served  []edit // the same of the last success, but for its condition
+	good    []edit // and that; both nil once that is known to hold no more
+	partial bool   // what was attempted since may have been done in part
+	// verified is the hash of what was last known to be in the cloud, "" before.
+	verified string
+	trouble  verdict // what was last reported as wrong, zero when all is well
 
 	announced bool // an event said that work on it has begun
 	noted     map[lb.Notice]bool
@@ -133,7 +135,7 @@ func (m *memory) succeed(verify time.Duration) {
 // serve records what a success leaves to be seen on the Service.
 func (m *memory) serve(c metav1.Condition, rest ...edit) {
 	// Two edits of one condition would make it change at each show.
-	m.served, m.good = rest, []edit{withCondition(c)}
+	m.served, m.good, m.verified = rest, []edit{withCondition(c)}, m.hash
 	m.outcome = slices.Concat(m.served, m.good)
 }
 

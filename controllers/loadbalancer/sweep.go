@@ -1,6 +1,7 @@
 package loadbalancer
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"strings"
@@ -90,7 +91,8 @@ func (c *Controller) suspected(key string) bool {
 // noteDrift counts and remembers what others have changed about a Service: what
 // had to be done although it wants just what was last verified.
 func (m *memory) noteDrift(svc *v1.Service, result plan.Result) {
-	if result.Hash == "" || svc.Annotations[CheckpointAnnotation] != result.Hash || m.partial {
+	// The checkpoint lags behind node changes; it is all there is after a restart.
+	if result.Hash == "" || result.Hash != cmp.Or(m.verified, svc.Annotations[CheckpointAnnotation]) || m.partial {
 		return
 	}
 	found := plan.DriftIn(result.Plan)

@@ -248,3 +248,20 @@ func count(t *testing.T, name string, with map[string]string) float64 {
 	t.Helper()
 	return value(t, "fairway_loadbalancer_"+name, with)
 }
+
+// A node that comes back before the checkpoint of its leaving is written wants
+// what the old checkpoint says, and has not drifted.
+func TestReturningNodeIsNoDrift(t *testing.T) {
+	in(t, func(w *world) {
+		w.create(service("web"))
+		w.pass(time.Minute)
+		w.events.since()
+		w.removeNode("node-1")
+		w.settle()
+		w.addNode("node-1")
+		w.pass(20 * time.Second)
+		w.expect("nodes", w.cloud.nodes("default/web"), []string{"node-1", "node-2"})
+		w.pass(time.Hour)
+		w.expect("events", w.events.reasons(), []string{})
+	}, swept)
+}
