@@ -20,6 +20,7 @@ import (
 	"k8s.io/klog/v2"
 	"k8s.io/klog/v2/ktesting"
 
+	"github.com/fairway-lb/fairway/controllers/servicetest"
 	"github.com/fairway-lb/fairway/providers/plan"
 )
 
@@ -43,7 +44,7 @@ type world struct {
 // in runs a test with a started controller and two nodes.
 func in(t *testing.T, test func(*world), edits ...func(*world)) {
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, client: apiServer(), cloud: newMemoryCloud(), events: &eventLog{}}
+		w := &world{t: t, client: servicetest.NewClient(), cloud: newMemoryCloud(), events: &eventLog{}}
 		w.options.VerifyEvery = 1000 * time.Hour // what a test is about is not drowned in looks
 		w.addNode("node-1")
 		w.addNode("node-2")

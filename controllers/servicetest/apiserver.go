@@ -1,4 +1,6 @@
-package loadbalancer
+// Package servicetest is for tests of what writes Services: an API server in
+// memory that is as strict about them as a real one.
+package servicetest
 
 import (
 	"encoding/json"
@@ -17,12 +19,12 @@ import (
 
 var servicesResource = v1.SchemeGroupVersion.WithResource("services")
 
-// apiServer gives a fake client what the controller relies on of a real API
+// NewClient returns a fake client that has what the controller relies on of a real API
 // server: growing resource versions; patches of the status subresource only,
 // which change metadata and status but not the spec, are refused for another
 // UID and checked as pkg/apis/core/validation checks a load balancer's status;
 // and an object marked as deleted goes with its last finalizer.
-func apiServer() *fake.Clientset {
+func NewClient() *fake.Clientset {
 	client := fake.NewSimpleClientset()
 	var version atomic.Int64
 	next := func() string { return strconv.FormatInt(version.Add(1), 10) }
