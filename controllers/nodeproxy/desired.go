@@ -3,6 +3,7 @@ package nodeproxy
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
@@ -18,6 +19,8 @@ type view struct {
 	// healthPort is where this node tells load balancers whether to send it
 	// traffic, 0 for nowhere.
 	healthPort uint16
+	// loopback is whether this node answers NodePorts at its loopback address.
+	loopback bool
 }
 
 func (v view) has(a netip.Addr) bool { return a.Is6() == v.ipv6 }
@@ -43,6 +46,8 @@ type forwarding struct {
 	// many ready Pods on this node its answer counts.
 	healthCheckPort uint16
 	localReady      int
+	// loopback are the NodePorts to answer at the loopback address.
+	loopback map[uint16]loopbackPort
 }
 
 // desired decides where this node sends a Service's packets. It is pure: the
@@ -84,6 +89,12 @@ func desired(s service, endpoints []endpointSlice, v view) forwarding {
 		add(external, p.port, s.externalIPs)
 		add(external, p.port, s.loadBalancerIPs, sources...)
 		add(external, p.nodePort, v.nodePortAddresses)
+		if v.loopback && p.nodePort != 0 && p.protocol == nft.TCP {
+			if out.loopback == nil {
+				out.loopback = make(map[uint16]loopbackPort)
+			}
+			out.loopback[p.nodePort] = loopbackPort{pools.external(s.externalLocal), time.Duration(s.affinity) * time.Second}
+		}
 	}
 	answerProbes(s, v, out.service.Frontends)
 	slices.SortFunc(out.service.LocalEndpoints, netip.Addr.Compare)
@@ -118,6 +129,14 @@ func (p pools) backends(policy nft.Policy) nft.Backends {
 		b.Local = p.local
 	}
 	return b
+}
+
+// external returns the endpoints for traffic to an external address.
+func (p pools) external(local bool) []netip.AddrPort {
+	if local {
+		return p.local
+	}
+	return p.cluster
 }
 
 func (p pools) localAddrs() []netip.Addr {

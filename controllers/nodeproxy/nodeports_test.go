@@ -171,3 +171,80 @@ func TestProbesAtLoadBalancerAddresses(t *testing.T) {
 	}
 	w.list(t)
 }
+
+// TestLocalhostNodePortProxy asks at the node's loopback address.
+func TestLocalhostNodePortProxy(t *testing.T) {
+	w := newWorld(t)
+	w.configure = func(c *Config) {
+		c.NodePortAddresses, c.Dial = prefixes("127.0.0.0/8", "::1/128"), w.hosts["node"].DialContext
+	}
+	w.start(t)
+	loopbacks := []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:30080"), netip.MustParseAddrPort("[::1]:30080")}
+	for _, step := range []struct {
+		name    string
+		service *corev1.Service
+		pods    []string
+		want    []string
+	}{
+		{"all endpoints", newTestService("web"), []string{"a", "b", "remote"}, []string{"a", "b", "remote"}},
+		{"policy Local", newTestService("web", externalLocal), []string{"b", "remote"}, []string{"b"}},
+		{"no endpoints", newTestService("web"), nil, nil},
+		{"one again", newTestService("web"), []string{"remote"}, []string{"remote"}},
+	} {
+		w.replace(t, append(newTestSlices("web", podsNamed(step.pods...)...), step.service)...)
+		for family, at := range loopbacks {
+			t.Run(step.name+" "+families[family], func(t *testing.T) {
+				if step.want == nil {
+					if got := w.tryLoopback(t, at); got != "" {
+						t.Errorf("answered by %q", got)
+					}
+					return
+				}
+				w.checkWith(t, flow{"node", atNode, step.want, "node"}, family, func(wait time.Duration) answer { return w.ask(t, "node", "tcp", at, wait) })
+			})
+		}
+	}
+	if got := w.ask(t, "node", "udp", loopbacks[0], patience/10); got != refused {
+		t.Errorf("UDP: %v", got)
+	}
+	t.Run("affinity", func(t *testing.T) {
+		w.replace(t, append(newTestSlices("web", podsNamed("a", "b", "remote")...), newTestService("web", sticky(100)))...)
+		first := w.ask(t, "node", "tcp", loopbacks[0], patience)
+		for range 20 {
+			if got := w.ask(t, "node", "tcp", loopbacks[0], patience); got != first {
+				t.Fatalf("%v, before %v", got, first)
+			}
+		}
+	})
+	t.Run("no NodePort any more", func(t *testing.T) {
+		w.replace(t)
+		if got := w.ask(t, "node", "tcp", loopbacks[0], patience/10); got != refused {
+			t.Errorf("%v", got)
+		}
+	})
+	t.Run("the port is taken, and free again", func(t *testing.T) {
+		l, err := w.hosts["node"].Listen(t.Context(), "tcp", loopbacks[0].String())
+		must(t, err)
+		w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
+		w.checkOne(t, flow{"client", clusterIP, []string{"a"}, "node"}, 0, "tcp") // nothing else suffers
+		must(t, l.Close())
+		plane := w.proxy.planes[0]
+		must(t, plane.loopback.reconcile(t.Context(), time.Now().Add(time.Hour)))
+		if got := w.ask(t, "node", "tcp", loopbacks[0], patience); got.pod != "a" {
+			t.Errorf("%v", got)
+		}
+	})
+}
+
+// tryLoopback returns what a connection says that ends without an answer, or says
+// nothing.
+func (w *world) tryLoopback(t *testing.T, at netip.AddrPort) string {
+	t.Helper()
+	c, err := w.hosts["node"].DialContext(t.Context(), "tcp", at.String())
+	must(t, err)
+	defer c.Close()
+	must(t, c.SetDeadline(time.Now().Add(patience)))
+	text, err := io.ReadAll(c)
+	must(t, err)
+	return string(text)
+}

@@ -26,6 +26,7 @@ type plane struct {
 	table     *nft.Table
 	conntrack *conntrack
 	checks    *health.NodePorts
+	loopback  *loopback // nil where NodePorts are not answered at that address
 
 	wanted  map[string]forwarding
 	known   map[string]forwarding // in the kernel
@@ -73,10 +74,12 @@ func (p *plane) want(name string, f *forwarding) {
 	if f == nil {
 		delete(p.wanted, name)
 		p.checks.Set(name, 0, 0)
+		p.loopback.set(name, nil)
 		return
 	}
 	p.wanted[name] = *f
 	p.checks.Set(name, f.healthCheckPort, f.localReady)
+	p.loopback.set(name, f.loopback)
 }
 
 // setRanges notes the address ranges to tell Pods and ClusterIPs by.

@@ -67,7 +67,8 @@ type Config struct {
 	// NodePortAddresses are ranges: NodePorts are answered at this node's
 	// addresses within them, and in a family of which there is none at all of
 	// them; loopback and link-local addresses excepted. Empty means at the
-	// Node object's own addresses.
+	// Node object's own addresses. At a range of loopback addresses, 127.0.0.1
+	// or ::1 is answered, over TCP.
 	NodePortAddresses []netip.Prefix
 	// PrimaryNodePorts adds the Node object's own addresses to those ranges.
 	PrimaryNodePorts bool
@@ -87,6 +88,8 @@ type Config struct {
 	MinSyncPeriod time.Duration
 	// Listen opens the healthCheckNodePorts; nil means net.ListenConfig's method.
 	Listen health.Listen
+	// Dial connects to endpoints from this node; nil means net.Dialer's method.
+	Dial Dial
 	// Metrics count what happens; nil means that nobody sees them.
 	Metrics *metrics.Metrics
 	// Events tell people what they are needed for; nil means nobody is told.
@@ -98,6 +101,19 @@ func (c Config) listen() health.Listen {
 		return c.Listen
 	}
 	return (&net.ListenConfig{}).Listen
+}
+
+func (c Config) dial() Dial {
+	if c.Dial != nil {
+		return c.Dial
+	}
+	return (&net.Dialer{}).DialContext
+}
+
+// loopback tells whether NodePorts are answered at the loopback address of the
+// family: if a range is named that is only of such.
+func (c Config) loopback(ipv6 bool) bool {
+	return slices.ContainsFunc(c.NodePortAddresses, func(p netip.Prefix) bool { return p.Addr().Is6() == ipv6 && p.Addr().IsLoopback() })
 }
 
 // table is what one family's table is told.
@@ -165,6 +181,9 @@ func New(c Config, h *health.Health) (*Proxy, error) {
 		if err != nil {
 			p.Close()
 			return nil, err
+		}
+		if c.loopback(ipv6) {
+			plane.loopback = newLoopback(ipv6, c.listen(), c.dial())
 		}
 		plane.report = newReport(c, plane.family())
 		p.closers = append(p.closers, func() { _ = plane.table.Close() })
@@ -316,6 +335,7 @@ func (p *Proxy) decide(ctx context.Context) {
 			f := desired(*s, c.slices[name], view{
 				ipv6: plane.ipv6, zone: around.zone, nodeAddresses: around.addresses,
 				nodePortAddresses: around.nodePorts, healthPort: p.config.HealthPort,
+				loopback: plane.loopback != nil,
 			})
 			plane.want(name, &f)
 		}
@@ -338,6 +358,9 @@ func (p *Proxy) program(ctx context.Context, now time.Time) error {
 		for service, err := range plane.checks.Reconcile(ctx, now) {
 			klog.FromContext(ctx).Error(err, "Load balancers take this node for one without endpoints", "service", service)
 			plane.report.healthCheckFailed(service, err)
+		}
+		if err := plane.loopback.reconcile(ctx, now); err != nil {
+			klog.FromContext(ctx).Error(err, "NodePorts at the loopback address are missing, trying again")
 		}
 		p.health.Updated(plane.family(), now)
 	}

@@ -12,13 +12,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
 )
 
-// apiServer serves lists and watches of three resources, over HTTP in JSON, as
+// apiServer serves lists and watches of four resources, over HTTP in JSON, as
 // far as a reflector needs them.
 type apiServer struct {
 	mu      sync.Mutex
@@ -36,12 +37,14 @@ const (
 	pathServices = "/api/v1/services"
 	pathSlices   = "/apis/discovery.k8s.io/v1/endpointslices"
 	pathNodes    = "/api/v1/nodes"
+	pathCIDRs    = "/apis/networking.k8s.io/v1/servicecidrs"
 )
 
 var kinds = map[string][2]string{
 	pathServices: {"v1", "Service"},
 	pathSlices:   {"discovery.k8s.io/v1", "EndpointSlice"},
 	pathNodes:    {"v1", "Node"},
+	pathCIDRs:    {"networking.k8s.io/v1", "ServiceCIDR"},
 }
 
 func newAPIServer(t *testing.T) (*apiServer, *httptest.Server) {
@@ -66,6 +69,8 @@ func typed(path string, object any) any {
 	case *corev1.Node:
 		o.TypeMeta, o.ResourceVersion = meta, "2"
 	case *discoveryv1.EndpointSlice:
+		o.TypeMeta, o.ResourceVersion = meta, "2"
+	case *networkingv1.ServiceCIDR:
 		o.TypeMeta, o.ResourceVersion = meta, "2"
 	}
 	return object
@@ -143,6 +148,11 @@ func TestRun(t *testing.T) {
 		api.events[pathSlices] <- watchEvent{"MODIFIED", typed(pathSlices, s)}
 	}
 	answeredBy("b")
+	cidr := &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: "kubernetes"}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16"}}}
+	api.events[pathCIDRs] <- watchEvent{"ADDED", typed(pathCIDRs, cidr)}
+	until(t, "unallocated addresses are dropped", func() bool {
+		return w.ask(t, "a", "tcp", target{"unallocated", 80}.at(0), patience/10) == timeout
+	})
 	draining := newTestNode(addr2("node")...)
 	draining.Spec.Taints = []corev1.Taint{{Key: "ToBeDeletedByClusterAutoscaler"}}
 	api.events[pathNodes] <- watchEvent{"MODIFIED", typed(pathNodes, draining)}
@@ -155,6 +165,7 @@ func TestRun(t *testing.T) {
 		pathServices: "!service.kubernetes.io/service-proxy-name spec.clusterIP!=None",
 		pathSlices:   "!service.kubernetes.io/headless ",
 		pathNodes:    " metadata.name=node",
+		pathCIDRs:    " ",
 	} {
 		if got := api.queries[path]; got != want {
 			t.Errorf("%s was selected by %q, want %q", path, got, want)
