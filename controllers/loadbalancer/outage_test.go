@@ -204,7 +204,7 @@ func TestDeniedChangeOfAReadyServiceIsToldAtOnce(t *testing.T) {
 // Whatever goes wrong, the message ends with what to do, or that there is nothing
 // to do but wait.
 func TestEveryMessageSaysWhatToDo(t *testing.T) {
-	kinds := []lb.ErrorKind{lb.NotFound, lb.Conflict, lb.Throttled, lb.Quota, lb.Denied, lb.Invalid, lb.Pending, lb.Unavailable}
+	kinds := []lb.ErrorKind{lb.NotFound, lb.Conflict, lb.Throttled, lb.Quota, lb.Denied, lb.Invalid, lb.Pending, lb.Held, lb.Unavailable}
 	seen := map[string]lb.ErrorKind{}
 	for _, kind := range kinds {
 		for _, ours := range []bool{true, false} {

@@ -303,13 +303,13 @@ func TestNodesThatVanishAreHeldWhileTheirMachinesRun(t *testing.T) {
 		left       []string
 		condition  string
 	}{
-		{name: "the list is suddenly empty", vanish: all, left: all, condition: "False Pending"},
-		{name: "a zone is gone from the list", vanish: all[2:], left: all, condition: "False Pending"},
+		{name: "the list is suddenly empty", vanish: all, left: all, condition: "False Held"},
+		{name: "a zone is gone from the list", vanish: all[2:], left: all, condition: "False Held"},
 		{name: "a zone is gone, and its machines too", vanish: all[2:], terminated: all[2:], left: all[:2], condition: "True Ready"},
 		{name: "a smaller zone is gone from the list", vanish: all[:2], left: all[2:], condition: "True Ready"},
-		{name: "all are gone, and one machine still runs", vanish: all, terminated: all[1:], left: all[:1], condition: "False Pending"},
+		{name: "all are gone, and one machine still runs", vanish: all, terminated: all[1:], left: all[:1], condition: "False Held"},
 		{name: "all are gone, and their machines too", vanish: all, terminated: all, left: nil, condition: "False NoTargets"},
-		{name: "the cloud may not be asked", vanish: all, terminated: all, blind: denied, left: all, condition: "False Pending"},
+		{name: "the cloud may not be asked", vanish: all, terminated: all, blind: denied, left: all, condition: "False Held"},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -328,6 +328,9 @@ func TestNodesThatVanishAreHeldWhileTheirMachinesRun(t *testing.T) {
 				w.pass(time.Minute)
 				w.expect("targets", w.cloud.nodes("default/web"), c.left)
 				w.expect("condition", w.condition("web"), c.condition)
+				if c.condition == "False Held" {
+					w.expectHeld()
+				}
 				for _, name := range c.vanish { // the list is as it was
 					w.addNode(name)
 				}
@@ -398,4 +401,27 @@ func TestWishAfterANodeChangeIsNotedAtOnce(t *testing.T) {
 		w.pass(time.Hour)
 		w.expect("it stays", w.get("web").Annotations[CheckpointAnnotation], after)
 	})
+}
+
+// expectHeld checks what is told of web while its targets are held, and what that
+// costs in an hour.
+func (w *world) expectHeld() {
+	w.t.Helper()
+	var told []string
+	for _, e := range w.events.since() {
+		if strings.Contains(e, "would go in one step") {
+			told = append(told, e)
+		}
+	}
+	if len(told) != 1 || !strings.Contains(told[0], "Look at why the cluster's Nodes") {
+		w.t.Errorf("told %q, want once what is held and what to do", told)
+	}
+	w.expect("address", w.host("web"), "default-web.lb.example.com")
+	w.quiet()
+	w.pass(time.Hour)
+	if n := howMany(w.cloud.since(), "look for"); n < 10 || n > 20 {
+		w.t.Errorf("the cloud was asked for the machines %d times in an hour", n)
+	}
+	w.expect("writes while it is held", w.writes(), 0)
+	w.expect("events while it is held", w.events.reasons(), []string{})
 }

@@ -49,7 +49,7 @@ func (v verdict) passing() bool { return v.kind == lb.Unavailable || v.kind == l
 
 // gravity orders kinds by how much they need a person; the gravest error of
 // several is the one reported.
-var gravity = []lb.ErrorKind{lb.Invalid, lb.Denied, lb.Quota, lb.Conflict, lb.NotFound, lb.Unavailable, lb.Throttled, lb.Pending}
+var gravity = []lb.ErrorKind{lb.Invalid, lb.Denied, lb.Quota, lb.Held, lb.Conflict, lb.NotFound, lb.Unavailable, lb.Throttled, lb.Pending}
 
 // judge returns the verdict on an error that is not nil. ours says that nothing
 // was asked of the cloud before it, and failures how often in a row the Service
@@ -73,7 +73,7 @@ func judge(err error, ours bool, failures int) verdict {
 		}
 		messages = append(messages, e.Error())
 		v.key += string(e.Kind) + "|" + e.Op + "|" + e.Resource.String() + "|" + e.Code + "|"
-		if e.Code == "" {
+		if e.Code == "" && e.Kind != lb.Held { // how much is held may change
 			v.key += e.Message
 		}
 	}
@@ -108,6 +108,8 @@ func retryAfter(e *lb.Error, ours bool, failures int) time.Duration {
 		return cmp.Or(e.RetryAfter, pendingRetry)
 	case lb.Throttled:
 		return cmp.Or(e.RetryAfter, backoff(failures))
+	case lb.Held:
+		return max(e.RetryAfter, backoff(failures))
 	case lb.Invalid:
 		if ours && e.Code == "" && e.RetryAfter == 0 {
 			return never
@@ -143,6 +145,8 @@ func advice(kind lb.ErrorKind, after time.Duration) string {
 		return "Raise the account's limit or free some of it; it is tried again every few minutes."
 	case lb.Pending:
 		return "This takes the cloud a while."
+	case lb.Held:
+		return "Look at why the cluster's Nodes do not show these machines, or no more as targets; taken out a few at a time, they are let go."
 	case lb.Throttled:
 		return "It is tried again; if this goes on, look for what else uses up the account's request rate."
 	case lb.Unavailable:

@@ -19,8 +19,8 @@ func TestBrake(t *testing.T) {
 		held := func(say string, want ...int) {
 			t.Helper()
 			_, err := b.engine.Reconcile(b.Context(), none)
-			if lb.KindOf(err) != lb.Pending || !strings.Contains(err.Error(), say) {
-				t.Errorf("got %v, want Pending with %q", err, say)
+			if lb.KindOf(err) != lb.Held || !strings.Contains(err.Error(), say) {
+				t.Errorf("got %v, want Held with %q", err, say)
 			}
 			b.expectTargets(want...)
 		}

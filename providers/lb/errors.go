@@ -27,6 +27,9 @@ const (
 	Invalid ErrorKind = "Invalid"
 	// Pending means accepted and under way: look again after RetryAfter.
 	Pending ErrorKind = "Pending"
+	// Held means that we ourselves do not do it for now, because too much would
+	// go at once: look again after RetryAfter.
+	Held ErrorKind = "Held"
 	// Unavailable means no usable answer: nothing is known about the effect.
 	Unavailable ErrorKind = "Unavailable"
 )

@@ -17,7 +17,7 @@ const heldRetry = 30 * time.Second
 // brake holds what would take too much away at once: an update that removes
 // more than half of a braked field's items, or the last of them, keeps those
 // that are not really gone. It returns the plan as it may be carried out, and a
-// Pending error for what it held.
+// Held error for what it held.
 //
 // A node that is missing from a list is not a node that is gone: lists come out
 // short when a cache is cold, a label was changed or a credential has lapsed,
@@ -86,11 +86,20 @@ func keep(c lb.Change, held []string) lb.Change {
 }
 
 func heldError(c lb.Change, leaves, held []string, err error) error {
-	message := fmt.Sprintf("%d of %d %s would go in one step, but the cloud still has %s; held until they are really gone or fewer go at once",
-		len(leaves), len(c.Before.Fields[c.After.Brake]), c.After.Brake, strings.Join(held, ", "))
+	message := fmt.Sprintf("%d of %d %s would go in one step, but the cloud still has %s; they stay until they are really gone or fewer go at once",
+		len(leaves), len(c.Before.Fields[c.After.Brake]), c.After.Brake, abridged(held))
 	if err != nil {
 		message = fmt.Sprintf("%d of %d %s would go in one step, and whether they are really gone cannot be told: %v",
 			len(leaves), len(c.Before.Fields[c.After.Brake]), c.After.Brake, err)
 	}
-	return &lb.Error{Kind: lb.Pending, Op: "shrink", Resource: c.Ref(), Message: message, RetryAfter: heldRetry, Err: err}
+	return &lb.Error{Kind: lb.Held, Op: "shrink", Resource: c.Ref(), Message: message, RetryAfter: heldRetry, Err: err}
+}
+
+// abridged lists at most three items.
+func abridged(items []string) string {
+	const most = 3
+	if len(items) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(items[:most], ", "), len(items)-most)
+	}
+	return strings.Join(items, ", ")
 }

@@ -57,7 +57,7 @@ func TestBrake(t *testing.T) {
 			}
 			wanted, cloud.calls = c.want, nil
 			result, err := e.Reconcile(t.Context(), s)
-			if held := lb.KindOf(err) == lb.Pending; held != c.held || err != nil && !held {
+			if held := lb.KindOf(err) == lb.Held; held != c.held || err != nil && !held {
 				t.Errorf("held %v (%v), want %v", held, err, c.held)
 			}
 			if c.held && lb.RetryAfterOf(err) == 0 {

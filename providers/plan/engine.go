@@ -101,14 +101,17 @@ func (e *Engine) Reconcile(ctx context.Context, s lb.Service) (Result, error) {
 	result.Plan, held = e.brake(ctx, result.Plan)
 	after, err := e.apply(ctx, result.Plan, observed)
 	result.Status = e.provider.Status(after)
-	if err = errors.Join(err, held); err == nil {
-		e.recall.put(s.ServiceRef, after, seen)
+	if err != nil {
+		return result, errors.Join(err, held)
+	}
+	e.recall.put(s.ServiceRef, after, seen)
+	if held == nil {
 		e.rest.lay(s.ServiceRef, result.desired, known, !result.Plan.Empty())
 	}
-	return result, err
+	return result, held
 }
 
-// Preview returns what Reconcile would do, and does nothing. A Pending error
+// Preview returns what Reconcile would do, and does nothing. A Held error
 // says what would be held.
 func (e *Engine) Preview(ctx context.Context, s lb.Service) (Result, error) {
 	result, _, err := e.preview(ctx, s, nil)
