@@ -198,3 +198,17 @@ func TestConformance(t *testing.T) {
 		})
 	}
 }
+
+// TestProtocolsApart: a port of one protocol is none of another's.
+func TestProtocolsApart(t *testing.T) {
+	w := newWorld(t)
+	w.start(t)
+	tcpOnly := newTestService("web", func(s *corev1.Service) { s.Spec.Ports = s.Spec.Ports[:1] })
+	w.replace(t, append(newTestSlices("web", pod("b")), tcpOnly)...)
+	for family, name := range families {
+		t.Run("TCP-only port does not match UDP traffic/"+name, func(t *testing.T) {
+			w.checkOne(t, flow{"a", clusterIP, []string{"b"}, "a"}, family, "tcp")
+			w.checkOne(t, flow{"a", clusterIP, reject, ""}, family, "udp")
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package nodeproxy
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -70,6 +71,39 @@ func TestSourceRanges(t *testing.T) {
 			w.check(t, c.flows)
 			if now := w.objects(t, "set") + w.objects(t, "map"); now != sets {
 				t.Errorf("%d sets and maps, %d in the beginning", now, sets)
+			}
+		})
+	}
+}
+
+// TestSourceRangesFromNode: where a load balancer's address is also the node's, as
+// some clouds' agents make it, the node chooses it as its source.
+func TestSourceRangesFromNode(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		ranges []string
+		want   string
+	}{
+		{"same node to LB, SNATted to LB (implicitly allowed)", []string{"10.0.0.0/24", "fd00:a::/64"}, "a"},
+		{"where the node itself may not", []string{"198.51.100.0/24", "2001:db8:c::/64"}, "timeout"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.start(t)
+			w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web", ranges(c.ranges...)))...)
+			for family, name := range families {
+				own := addr("vip", family)
+				must(t, w.hosts["node"].AddAddress("lo", netip.PrefixFrom(own, own.BitLen())))
+				until(t, fmt.Sprintf("the node has its %s address, and %s answers", name, c.want), func() bool {
+					c, err := w.hosts["node"].Listen(t.Context(), "tcp", netip.AddrPortFrom(own, 9).String())
+					if err != nil {
+						return false // not yet
+					}
+					return c.Close() == nil
+				})
+				if got := w.askAs(t, "node", own, "tcp", vip.at(family), patience/10); got.pod != c.want {
+					t.Errorf("%s: %v, want %s", name, got, c.want)
+				}
 			}
 		})
 	}
