@@ -22,8 +22,9 @@ type Provider struct {
 	facts   *factCache
 	drivers map[lb.Kind]driver
 	// newborns are what AWS may not list yet.
-	newborns *newborns
-	owned    ownership
+	newborns  *newborns
+	sightings sightings
+	owned     ownership
 	// balancers and groups are lists that Services looked at together share;
 	// diary keeps them newer than our own writes.
 	balancers listing[elbtypes.LoadBalancer]

@@ -2,8 +2,11 @@ package aws
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
@@ -26,8 +29,8 @@ func (p *Provider) Gone(ctx context.Context, r lb.Resource, items []string) ([]s
 	for _, item := range items {
 		ids = append(ids, instance(item))
 	}
-	alive := map[string]bool{}
-	for chunk := range slices.Chunk(lb.Set(ids...), filterValues) {
+	alive, unknown := p.sightings.recent(lb.Set(ids...))
+	for chunk := range slices.Chunk(unknown, filterValues) {
 		instances, err := p.listInstances(ctx, chunk)
 		if err != nil {
 			return nil, err
@@ -36,8 +39,51 @@ func (p *Provider) Gone(ctx context.Context, r lb.Resource, items []string) ([]s
 			alive[aws.ToString(i.InstanceId)] = i.State == nil ||
 				i.State.Name != ec2types.InstanceStateNameShuttingDown && i.State.Name != ec2types.InstanceStateNameTerminated
 		}
+		p.sightings.remember(chunk, alive)
 	}
 	return slices.DeleteFunc(slices.Clone(items), func(item string) bool { return alive[instance(item)] }), nil
+}
+
+// sightings remembers for a moment which instances are alive and which are gone:
+// when many nodes go, every Service asks for the same ones.
+type sightings struct {
+	mu sync.Mutex
+	of map[string]sighting
+}
+
+type sighting struct {
+	alive bool
+	at    time.Time
+}
+
+const sightingTTL = 15 * time.Second
+
+// recent returns what is known of the instances, and those of which nothing is.
+func (s *sightings) recent(ids []string) (alive map[string]bool, unknown []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	maps.DeleteFunc(s.of, func(_ string, seen sighting) bool { return time.Since(seen.at) >= sightingTTL })
+	alive = map[string]bool{}
+	for _, id := range ids {
+		if seen, ok := s.of[id]; ok {
+			alive[id] = seen.alive
+		} else {
+			unknown = append(unknown, id)
+		}
+	}
+	return alive, unknown
+}
+
+// remember keeps what an answer about these instances has shown.
+func (s *sightings) remember(ids []string, alive map[string]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of == nil {
+		s.of = map[string]sighting{}
+	}
+	for _, id := range ids {
+		s.of[id] = sighting{alive[id], time.Now()}
+	}
 }
 
 // filterValues is the most values EC2 takes in one filter.

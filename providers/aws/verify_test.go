@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fairway-lb/fairway/providers/fake"
 	fakeaws "github.com/fairway-lb/fairway/providers/fake/aws"
@@ -18,6 +19,7 @@ func TestBrake(t *testing.T) {
 		none := service(func(s *lb.Service) { s.Targets = nil })
 		held := func(say string, want ...int) {
 			t.Helper()
+			time.Sleep(sightingTTL)
 			_, err := b.engine.Reconcile(b.Context(), none)
 			if lb.KindOf(err) != lb.Held || !strings.Contains(err.Error(), say) {
 				t.Errorf("got %v, want Held with %q", err, say)
@@ -51,6 +53,7 @@ func TestBrake(t *testing.T) {
 		if err := b.account.SetInstanceState(instanceOf(1), fakeaws.Terminated); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(sightingTTL)
 		b.reconcile(none)
 		b.expectTargets()
 	})
@@ -76,6 +79,17 @@ func TestGone(t *testing.T) {
 		}
 		if n := len(b.account.Calls().Calls()); n != 2 {
 			t.Errorf("%d calls, want 2", n)
+		}
+		// The next Service asks for the same in the same moment, and later again.
+		for wait, want := range []int{0, 2} {
+			time.Sleep(time.Duration(wait) * sightingTTL)
+			b.account.Calls().Reset()
+			if again, err := b.provider.Gone(b.Context(), lb.Resource{Ref: lb.Ref{Kind: kindTargets}}, items); err != nil || !slices.Equal(again, gone) {
+				t.Errorf("after %d: %v, error %v", wait, again, err)
+			}
+			if n := len(b.account.Calls().Calls()); n != want {
+				t.Errorf("after %d: %d calls, want %d", wait, n, want)
+			}
 		}
 		if _, err := b.provider.Gone(b.Context(), lb.Resource{Ref: lb.Ref{Kind: kindListener}}, items); lb.KindOf(err) != lb.Invalid {
 			t.Errorf("looking for a listener's: got %v, want Invalid", err)
