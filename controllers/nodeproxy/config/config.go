@@ -304,13 +304,6 @@ func (c Config) NodePorts() (primary bool, ranges []netip.Prefix, err error) {
 	return primary, ranges, nil
 }
 
-// NodePortsAtLocalhost tells whether NodePorts are to be answered at 127.0.0.1:
-// loopback is named, not just covered by a larger range.
-func (c Config) NodePortsAtLocalhost() bool {
-	_, ranges, err := c.NodePorts()
-	return err == nil && slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Addr().Is4() && p.Addr().IsLoopback() })
-}
-
 func prefixes(field string, in []string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
 	for _, s := range in {

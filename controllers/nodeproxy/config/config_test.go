@@ -76,6 +76,7 @@ func TestLoadRefuses(t *testing.T) {
 		{"a wrong type", ours + "masqueradeBit: many\n", "masqueradeBit"},
 		{"unknown field of theirs", theirs + "clusterCIDRs: [10.0.0.0/8]\n", `unknown field "clusterCIDRs"`},
 		{"unknown field of theirs below", theirs + "nftables: {masqueradeBits: 1}\n", `unknown field "nftables.masqueradeBits"`},
+		{"a field of another mode", theirs + "nftables: {localhostNodePorts: true}\n", `unknown field "nftables.localhostNodePorts"`},
 		{"a wrong type of theirs", theirs + "conntrack: {udpTimeout: 5}\n", "KubeProxyConfiguration"},
 		{"a field of theirs twice", theirs + "mode: nftables\nmode: ipvs\n", `"mode" already set`},
 	} {

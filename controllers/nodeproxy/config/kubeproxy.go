@@ -29,14 +29,17 @@ type kubeProxyFile struct {
 	Logging struct {
 		Verbosity int32 `json:"verbosity"`
 	} `json:"logging"`
-	HostnameOverride   string       `json:"hostnameOverride"`
-	BindAddress        string       `json:"bindAddress"`
-	HealthzBindAddress string       `json:"healthzBindAddress"`
-	MetricsBindAddress string       `json:"metricsBindAddress"`
-	Mode               string       `json:"mode"`
-	IPTables           kubeProxyNAT `json:"iptables"`
-	NFTables           kubeProxyNAT `json:"nftables"`
-	IPVS               struct {
+	HostnameOverride   string `json:"hostnameOverride"`
+	BindAddress        string `json:"bindAddress"`
+	HealthzBindAddress string `json:"healthzBindAddress"`
+	MetricsBindAddress string `json:"metricsBindAddress"`
+	Mode               string `json:"mode"`
+	IPTables           struct {
+		kubeProxyNAT       `json:",inline"`
+		LocalhostNodePorts *bool `json:"localhostNodePorts"`
+	} `json:"iptables"`
+	NFTables kubeProxyNAT `json:"nftables"`
+	IPVS     struct {
 		SyncPeriod    metav1.Duration `json:"syncPeriod"`
 		MinSyncPeriod metav1.Duration `json:"minSyncPeriod"`
 	} `json:"ipvs"`
@@ -76,7 +79,6 @@ var ignored = map[string]string{
 	"configSyncPeriod":                    "nothing is resynced: watches are followed, and the table is compared with the kernel's generation",
 	"enableProfiling":                     "there are no profiling handlers",
 	"featureGates":                        "there are none",
-	"iptables.localhostNodePorts":         "say nodePortAddresses: [localhost]",
 	"ipvs.scheduler":                      "endpoints are drawn at random",
 	"ipvs.excludeCIDRs":                   "there is no IPVS",
 	"ipvs.strictARP":                      "there is no IPVS",
@@ -177,7 +179,7 @@ func empty(value any) bool {
 // config translates what the file says, with kube-proxy's defaults for its mode.
 func (f kubeProxyFile) config() (c Config, notes []string) {
 	c = Default()
-	nat, syncPeriod, minSyncPeriod := f.IPTables, f.IPTables.SyncPeriod, f.IPTables.MinSyncPeriod
+	nat, syncPeriod, minSyncPeriod := f.IPTables.kubeProxyNAT, f.IPTables.SyncPeriod, f.IPTables.MinSyncPeriod
 	switch f.Mode {
 	case "nftables":
 		nat, syncPeriod, minSyncPeriod = f.NFTables, f.NFTables.SyncPeriod, f.NFTables.MinSyncPeriod
@@ -188,7 +190,10 @@ func (f kubeProxyFile) config() (c Config, notes []string) {
 		notes = append(notes, fmt.Sprintf("mode %q is read as nftables", f.Mode))
 		if len(f.NodePortAddresses) == 0 {
 			f.NodePortAddresses = []string{"all"}
-			notes = append(notes, fmt.Sprintf("nodePortAddresses is read as [all], kube-proxy's default in mode %q; [primary] is safer", f.Mode))
+			if f.Mode != "ipvs" && (f.IPTables.LocalhostNodePorts == nil || *f.IPTables.LocalhostNodePorts) {
+				f.NodePortAddresses = append(f.NodePortAddresses, "localhost")
+			}
+			notes = append(notes, fmt.Sprintf("nodePortAddresses is read as %v, kube-proxy's default in mode %q; [primary] is safer", f.NodePortAddresses, f.Mode))
 		}
 	}
 	c.Kubeconfig = f.ClientConnection.Kubeconfig

@@ -20,7 +20,6 @@ import (
 const (
 	conntrackDir = "proc/sys/net/netfilter/nf_conntrack_"
 	hashSize     = "sys/module/nf_conntrack/parameters/hashsize"
-	routeLocal   = "proc/sys/net/ipv4/conf/all/route_localnet"
 	onlineCPUs   = "sys/devices/system/cpu/online"
 )
 
@@ -69,7 +68,9 @@ type Kernel struct {
 // namespace, that of the calling thread.
 func Running() Kernel { return Kernel{"/"} }
 
-// Wanted returns the settings that a configuration asks for.
+// Wanted returns the settings that a configuration asks for. route_localnet,
+// which kube-proxy sets in its iptables mode, is none of them: it lets neighbours
+// on the network reach what listens on loopback, and NodePorts there do without.
 func (k Kernel) Wanted(c config.Config) []Setting {
 	var out []Setting
 	conntrack := func(name string, want int, atLeast bool, why string) {
@@ -99,9 +100,6 @@ func (k Kernel) Wanted(c config.Config) []Setting {
 	}
 	if c.Conntrack.TCPBeLiberal {
 		conntrack("tcp_be_liberal", 1, false, "packets out of the expected window pass untranslated and reset their connection")
-	}
-	if c.NodePortsAtLocalhost() {
-		out = append(out, Setting{"net.ipv4.conf.all.route_localnet", 1, false, "NodePorts at 127.0.0.1 are not answered", routeLocal})
 	}
 	return out
 }

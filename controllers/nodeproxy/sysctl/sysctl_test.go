@@ -41,15 +41,10 @@ func TestWanted(t *testing.T) {
 		{"eight CPUs", "0-3,8-10,12", func(*config.Config) {}, "max>=262144 hashsize>=65536 tcp_timeout_established=86400 tcp_timeout_close_wait=3600 tcp_be_liberal=1"},
 		{"very many CPUs", "0-255", func(c *config.Config) { c.Conntrack.Min = 2 << 20 }, "max>=1048576 hashsize>=262144 tcp_timeout_established=86400 tcp_timeout_close_wait=3600 tcp_be_liberal=1"},
 		{"all left alone", "0-1", func(c *config.Config) { c.Conntrack = config.Conntrack{} }, ""},
-		{"UDP and localhost", "0", func(c *config.Config) {
+		{"UDP", "0", func(c *config.Config) {
 			c.Conntrack = config.Conntrack{}
 			c.Conntrack.UDPTimeout.Duration, c.Conntrack.UDPStreamTimeout.Duration = 5e9, 6e9
-			c.NodePortAddresses = []string{"primary", "localhost"}
-		}, "udp_timeout=5 udp_timeout_stream=6 route_localnet=1"},
-		{"all addresses", "0", func(c *config.Config) {
-			c.Conntrack = config.Conntrack{}
-			c.NodePortAddresses = []string{"all"}
-		}, ""},
+		}, "udp_timeout=5 udp_timeout_stream=6"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conf := config.Default()
@@ -115,7 +110,6 @@ func TestRealKernel(t *testing.T) {
 	defer host.Close()
 	c := config.Default()
 	c.Conntrack.MaxPerCore = 0 // the whole machine's
-	c.NodePortAddresses = []string{"localhost"}
 	k := Running()
 	wanted := k.Wanted(c)
 	err = host.Do(func() error {
@@ -124,11 +118,11 @@ func TestRealKernel(t *testing.T) {
 				return err
 			}
 		}
-		if d := k.Compare(wanted); len(d) != 4 {
+		if d := k.Compare(wanted); len(d) != 3 {
 			t.Errorf("before: %v", d)
 		}
 		changed, err := k.Set(wanted)
-		if len(changed) != 4 {
+		if len(changed) != 3 {
 			t.Errorf("changed: %v", changed)
 		}
 		if d := k.Compare(wanted); len(d) != 0 {
