@@ -85,7 +85,7 @@ func (o *options) forward(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer kubeProxy.Close()
+	defer func() { _ = kubeProxy.Close() }()
 	if err := o.admit(kubeProxy); err != nil {
 		return err
 	}

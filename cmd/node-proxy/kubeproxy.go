@@ -43,7 +43,7 @@ func installed() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	for _, ipv6 := range []bool{false, true} {
 		if has, err := f.HasTable(nft.TableRef{IPv6: ipv6, Name: nft.TableName}); has || err != nil {
 			return has, err

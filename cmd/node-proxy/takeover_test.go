@@ -184,7 +184,9 @@ func TestServerAwayAtStart(t *testing.T) {
 	p := s.start("run")
 	s.healthy()
 	must(t, p.cmd.Process.Signal(syscall.SIGKILL))
-	<-p.done
+	if err := <-p.done; err == nil {
+		t.Fatal("it ended in peace")
+	}
 	f := s.traffic()
 	s.api.setDown(true)
 	p = s.start("run")

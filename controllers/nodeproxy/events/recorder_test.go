@@ -207,6 +207,7 @@ func TestAPIAway(t *testing.T) {
 		a.mu.Unlock()
 		r.Record(refused("other"))
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if a.writes != 1 {
 			t.Errorf("a refused event was sent %d times", a.writes)
 		}

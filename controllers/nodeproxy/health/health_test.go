@@ -8,10 +8,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // TestHealth goes through a proxy's life, in virtual time.
@@ -70,24 +74,69 @@ func ask(h *Health, path string) *httptest.ResponseRecorder {
 	return r
 }
 
-// TestBodies compares with what kube-proxy 1.37 says.
+// TestBodies compares with what kube-proxy 1.37 says, byte for byte.
 func TestBodies(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		h := New(time.Minute, "IPv4")
-		h.SetEligible(true)
-		h.Updated("IPv4", time.Now())
-		time.Sleep(time.Second)
-		const healthz = `{"lastUpdated":"2000-01-01T00:00:01Z","currentTime":"2000-01-01T00:00:01Z","nodeEligible":true,"healthy":true,"status":{"IPv4":{"lastUpdated":"2000-01-01T00:00:00Z","healthy":true}}}`
-		for path, want := range map[string]string{"/healthz": healthz, "/livez": strings.Replace(healthz, `"nodeEligible":true,`, "", 1)} {
-			r := ask(h, path)
-			if got := r.Body.String(); got != want {
-				t.Errorf("%s:\n got %s\nwant %s", path, got, want)
-			}
-			if r.Header().Get("Content-Type") != "application/json" || r.Header().Get("X-Content-Type-Options") != "nosniff" {
-				t.Errorf("%s: headers %v", path, r.Header())
-			}
-		}
-	})
+	const (
+		start   = `"lastUpdated":"0001-01-01T00:00:00Z","currentTime":"2000-01-01T00:00:00Z"`
+		current = `"lastUpdated":"2000-01-01T00:01:00Z","currentTime":"2000-01-01T00:01:00Z"`
+		stale   = `"lastUpdated":"2000-01-01T00:00:00Z","currentTime":"2000-01-01T00:01:00Z"`
+		fine    = `"status":{"IPv4":{"lastUpdated":"2000-01-01T00:00:00Z","healthy":true}}`
+		late    = `"status":{"IPv4":{"lastUpdated":"2000-01-01T00:00:00Z","healthy":false}}`
+	)
+	for _, c := range []struct {
+		name           string
+		prepare        func(*Health)
+		code           int
+		healthz, livez string
+		live           int
+	}{
+		{"nothing programmed yet", func(h *Health) { h.SetEligible(true) }, 503,
+			`{` + start + `,"nodeEligible":true,"healthy":true}`,
+			`{"lastUpdated":"2000-01-01T00:00:00Z","currentTime":"2000-01-01T00:00:00Z","healthy":true}`, 200},
+		{"healthy", func(h *Health) { h.SetEligible(true); h.Updated("IPv4", time.Now()); time.Sleep(time.Minute) }, 200,
+			`{` + current + `,"nodeEligible":true,"healthy":true,` + fine + `}`,
+			`{` + current + `,"healthy":true,` + fine + `}`, 200},
+		{"node goes", func(h *Health) { h.SetEligible(false); h.Updated("IPv4", time.Now()); time.Sleep(time.Minute) }, 503,
+			`{` + stale + `,"nodeEligible":false,"healthy":true,` + fine + `}`,
+			`{` + current + `,"healthy":true,` + fine + `}`, 200},
+		{"stuck", func(h *Health) {
+			h.SetEligible(true)
+			h.Updated("IPv4", time.Now())
+			h.Queued()
+			time.Sleep(time.Minute)
+		}, 503,
+			`{` + stale + `,"nodeEligible":true,"healthy":false,` + late + `}`,
+			`{` + stale + `,"healthy":false,` + late + `}`, 503},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := New(time.Minute, "IPv4")
+				healthz, livez := newAnswers(), newAnswers()
+				h.CountAnswers(healthz, livez)
+				c.prepare(h)
+				for _, a := range []struct {
+					path, body string
+					code       int
+					count      *prometheus.CounterVec
+				}{{"/healthz", c.healthz, c.code, healthz}, {"/livez", c.livez, c.live, livez}} {
+					r := ask(h, a.path)
+					if got := r.Body.String(); got != a.body || r.Code != a.code {
+						t.Errorf("%s:\n got %d %s\nwant %d %s", a.path, r.Code, got, a.code, a.body)
+					}
+					if r.Header().Get("Content-Type") != "application/json" || r.Header().Get("X-Content-Type-Options") != "nosniff" {
+						t.Errorf("%s: headers %v", a.path, r.Header())
+					}
+					if n := testutil.ToFloat64(a.count.WithLabelValues(strconv.Itoa(a.code))); n != 1 {
+						t.Errorf("%s: %v answers counted", a.path, n)
+					}
+				}
+			})
+		})
+	}
+}
+
+func newAnswers() *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "answers"}, []string{"code"})
 }
 
 func TestNodePorts(t *testing.T) {

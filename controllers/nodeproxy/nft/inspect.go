@@ -78,7 +78,7 @@ func Inspect(f Frontend, client netip.Addr) (Inspection, error) {
 		r.family = unix.NFPROTO_IPV6
 	}
 	in := inspector{Table: &Table{kernel: s, layout: layout{rules: r}}, socket: s, rules: r}
-	defer s.close()
+	defer func() { _ = s.close() }()
 	return in.inspect(f, client)
 }
 

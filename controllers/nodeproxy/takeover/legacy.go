@@ -68,7 +68,7 @@ func (f legacyFamily) rules(table string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a socket for legacy iptables: %w", err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	// struct ipt_getinfo: a name of 32 bytes, 11 numbers, the number of entries
 	// and their size.
 	info := make([]byte, 32+13*4)
