@@ -174,7 +174,8 @@ func write(w http.ResponseWriter, ok bool, body []byte, err error) {
 	_, _ = w.Write(body) // the client may be gone
 }
 
-// Serve answers on a listener until the context ends. It closes the listener.
+// Serve answers on a listener until the context ends. It closes the listener. A
+// header of the proxy protocol before a request is passed over.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler:           h,
@@ -186,7 +187,7 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
 	defer stop()
-	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(proxied{l}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("answering health checks on %v: %w", l.Addr(), err)
 	}
 	return nil
