@@ -83,6 +83,9 @@ type Listener struct {
 	HealthCheck HealthCheck
 	// PreserveClientIP: targets see the client's own address as the source.
 	PreserveClientIP bool
+	// ProxyProtocol: TCP connections to targets begin with a header of the proxy
+	// protocol, version 2, that names the client.
+	ProxyProtocol bool
 	// Sticky: new connections of one client go to one target, as long as the
 	// targets that get any stay the same.
 	Sticky bool
@@ -130,6 +133,9 @@ type HealthCheck struct {
 	// turn an unhealthy target healthy and the reverse. One success is enough for
 	// a target that is still initial.
 	HealthyThreshold, UnhealthyThreshold int
+	// ProxyProtocol: a check begins with a header of the proxy protocol that says it
+	// is about no client.
+	ProxyProtocol bool
 	// Codes are the HTTP statuses that count as success: values and ranges
 	// separated by commas, "200-399".
 	Codes string

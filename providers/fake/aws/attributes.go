@@ -15,6 +15,7 @@ const (
 	lbSecondaryIPs       = "secondary_ips.auto_assigned.per_subnet"
 	tgDeregistration     = "deregistration_delay.timeout_seconds"
 	tgPreserveClientIP   = "preserve_client_ip.enabled"
+	tgProxyProtocol      = "proxy_protocol_v2.enabled"
 	tgStickiness         = "stickiness.enabled"
 	tgCrossZone          = "load_balancing.cross_zone.enabled"
 	tgTerminateUnhealthy = "target_health_state.unhealthy.connection_termination.enabled"
@@ -53,12 +54,12 @@ var loadBalancerAttributes = attributeSet{
 var targetGroupAttributes = attributeSet{
 	tgDeregistration: {fallback: "300", valid: between(0, 3600)},
 	"deregistration_delay.connection_termination.enabled": {fallback: "false", udp: "true", valid: isBool},
-	tgPreserveClientIP:          {fallback: "true", valid: isBool},
-	"proxy_protocol_v2.enabled": {fallback: "false", valid: isBool},
-	tgStickiness:                {fallback: "false", valid: isBool},
-	"stickiness.type":           {fallback: "source_ip", valid: oneOf("source_ip")},
-	tgCrossZone:                 {fallback: "use_load_balancer_configuration", valid: oneOf("true", "false", "use_load_balancer_configuration")},
-	tgTerminateUnhealthy:        {fallback: "true", udp: "false", valid: isBool},
+	tgPreserveClientIP:   {fallback: "true", valid: isBool},
+	tgProxyProtocol:      {fallback: "false", valid: isBool},
+	tgStickiness:         {fallback: "false", valid: isBool},
+	"stickiness.type":    {fallback: "source_ip", valid: oneOf("source_ip")},
+	tgCrossZone:          {fallback: "use_load_balancer_configuration", valid: oneOf("true", "false", "use_load_balancer_configuration")},
+	tgTerminateUnhealthy: {fallback: "true", udp: "false", valid: isBool},
 	"target_health_state.unhealthy.draining_interval_seconds":                        {fallback: "0", valid: between(0, 360000)},
 	"target_group_health.dns_failover.minimum_healthy_targets.count":                 {fallback: "1", valid: countOrOff},
 	"target_group_health.dns_failover.minimum_healthy_targets.percentage":            {fallback: "off", valid: percentOrOff},

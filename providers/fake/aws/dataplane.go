@@ -83,13 +83,17 @@ func (a *Account) carriedLoadBalancer(lb *loadBalancer) fake.LoadBalancer {
 func (a *Account) carriedListener(l *listener) fake.Listener {
 	tg := a.targetGroups[l.targetGroup]
 	port, _ := strconv.ParseUint(tg.check.port, 10, 16) // 0 for traffic-port, as the carrier has it
+	proxied := tg.attributes[tgProxyProtocol] == "true"
 	c := fake.Listener{
-		Protocol: fake.Protocol(strings.ToLower(l.protocol)), Port: uint16(l.port), TargetGroup: tg.arn,
+		Protocol: fake.Protocol(strings.ToLower(l.protocol)), Port: uint16(l.port), TargetGroup: tg.arn, ProxyProtocol: proxied,
 		PreserveClientIP: tg.attributes[tgPreserveClientIP] == "true", Sticky: tg.attributes[tgStickiness] == "true", DeregistrationDelay: a.deregistrationDelay(tg),
 		HealthCheck: fake.HealthCheck{
 			Protocol: strings.ToLower(tg.check.protocol), Port: uint16(port), Path: tg.check.path, Codes: tg.check.codes,
 			Interval: time.Duration(tg.check.interval) * time.Second, Timeout: time.Duration(tg.check.timeout) * time.Second,
 			HealthyThreshold: int(tg.check.healthy), UnhealthyThreshold: int(tg.check.unhealthy),
+			// "the proxy protocol header is also included in health check connections":
+			// https://docs.aws.amazon.com/elasticloadbalancing/latest/network/edit-target-group-attributes.html
+			ProxyProtocol: proxied,
 		},
 	}
 	for _, k := range tg.sortedKeys() {

@@ -227,6 +227,10 @@ func TestDataplane(t *testing.T) {
 		if len(r.all) != n {
 			t.Error("a repeated report was carried as a change")
 		}
+		c.must("ModifyTargetGroupAttributes", "TargetGroupArn="+tg, "Attributes.member.1.Key="+tgProxyProtocol, "Attributes.member.1.Value=true")
+		if l := r.last().LoadBalancers[0].Listeners[0]; !l.ProxyProtocol || !l.HealthCheck.ProxyProtocol {
+			t.Errorf("the proxy protocol is not carried: %+v", l)
+		}
 		if err := c.RemoveInstance(node1); err != nil {
 			t.Fatal(err)
 		}

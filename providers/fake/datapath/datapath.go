@@ -7,7 +7,9 @@
 // tracking keeps it there), and filters by security groups what reaches load
 // balancers and instances. It makes the health checks from the load balancers'
 // own addresses and reports their verdicts to the account, which answers with the
-// next Dataplane. IPv4 only.
+// next Dataplane. Where targets are told of the client by the proxy protocol, the
+// connection ends in the data path, which makes another one to the target from the
+// load balancer's address. IPv4 only.
 //
 // A client that is itself the target it is sent to, with its address preserved,
 // gets its own packet back from outside with its own source address, and drops
@@ -41,6 +43,7 @@ type Datapath struct {
 	routes    *netlink.Handle
 	conntrack *netlink.Handle
 	checker   *checker
+	relays    *relays
 	marks     marks
 
 	mu      sync.Mutex
@@ -74,7 +77,7 @@ func New(report fake.HealthReporter, log *slog.Logger) (*Datapath, error) {
 		return nil, err
 	}
 	d := &Datapath{
-		log: log, table: table, checker: newChecker(report), marks: marks{},
+		log: log, table: table, checker: newChecker(report), relays: newRelays(log), marks: marks{},
 		waiting: make(chan struct{}), wake: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if err := d.open(); err != nil {
@@ -174,6 +177,7 @@ func (d *Datapath) Close() error {
 	d.cancel()
 	<-d.done
 	d.checker.stop()
+	d.relays.stop()
 	_, cutErr := d.cut(nil)
 	err := errors.Join(d.table.remove(), setAddresses(d.routes, nil), cutErr)
 	d.release()
@@ -234,6 +238,9 @@ func (d *Datapath) carry(ctx context.Context, dp fake.Dataplane) error {
 	}
 	cut, err := d.cut(frontends)
 	if err != nil {
+		return err
+	}
+	if err := d.relays.set(frontends); err != nil {
 		return err
 	}
 	d.checker.set(ctx, rules.probes)

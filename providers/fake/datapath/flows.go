@@ -19,7 +19,8 @@ type Flow struct {
 	Client       netip.AddrPort `json:"client"`
 	LoadBalancer netip.AddrPort `json:"loadBalancer"`
 	// Source is the address that the target sees: the client's, or the load
-	// balancer's where client addresses are not preserved.
+	// balancer's where client addresses are not preserved or are told by the proxy
+	// protocol.
 	Source netip.AddrPort `json:"source"`
 	// Target is the node and NodePort the load balancer chose.
 	Target netip.AddrPort `json:"target"`
@@ -48,7 +49,7 @@ func (d *Datapath) Flows() ([]Flow, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing tracked connections: %w", err)
 	}
-	flows := []Flow{}
+	flows := append([]Flow{}, d.relays.flows()...)
 	for _, entry := range entries {
 		flow, ok := flowOf(entry)
 		if !ok {

@@ -32,7 +32,7 @@ func (p probe) once(ctx context.Context) error {
 }
 
 func (p probe) connect(ctx context.Context) error {
-	conn, err := p.dialer().DialContext(ctx, "tcp", p.target.String())
+	conn, err := p.dial(ctx, "tcp", p.target.String())
 	if err != nil {
 		return err
 	}
@@ -43,7 +43,7 @@ func (p probe) connect(ctx context.Context) error {
 // any other: it is its status that counts.
 func (p probe) get(ctx context.Context) error {
 	transport := &http.Transport{
-		DialContext:       p.dialer().DialContext,
+		DialContext:       p.dial,
 		DisableKeepAlives: true,
 		// Load balancers do not verify the certificates of targets, see
 		// https://docs.aws.amazon.com/elasticloadbalancing/latest/network/target-group-health-checks.html
@@ -69,10 +69,19 @@ func (p probe) get(ctx context.Context) error {
 	return err
 }
 
-// dialer sends from the load balancer's address, so that the filters of the
+// dial connects from the load balancer's address, so that the filters of the
 // target see who asks.
-func (p probe) dialer() *net.Dialer {
-	return &net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(p.source, 0))}
+func (p probe) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(p.source, 0))}
+	conn, err := dialer.DialContext(ctx, network, address)
+	if err != nil || !p.check.ProxyProtocol {
+		return conn, err
+	}
+	if _, err := conn.Write(checkHeader()); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
 }
 
 // matches says whether status is among codes: values and ranges separated by

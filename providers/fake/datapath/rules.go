@@ -20,12 +20,20 @@ func (c *change) frontends(r ruleset) {
 	}
 	chains := map[class]string{}
 	var verdicts, marks, targets, sources, addresses []nftables.SetElement
+	relay := ""
 	for _, f := range r.frontends {
+		key := f.bytes()
+		if f.relay.IsValid() && len(f.pool) > 0 {
+			if relay == "" {
+				relay = c.relayChain()
+			}
+			verdicts = append(verdicts, gotoElement(key, relay))
+			continue
+		}
 		of := class{len(f.pool), f.sticky && len(f.pool) > 1}
 		if _, ok := chains[of]; !ok {
 			chains[of] = c.poolChain(of.size, of.sticky)
 		}
-		key := f.bytes()
 		verdicts = append(verdicts, gotoElement(key, chains[of]))
 		marks = append(marks, nftables.SetElement{Key: key, Val: native(f.mark)})
 		for i, to := range f.pool {
@@ -74,6 +82,13 @@ func (c *change) poolChain(size int, sticky bool) string {
 	})
 	// Reached only by a packet that was underway when the pool shrank.
 	c.rule(chain, verdict(expr.VerdictDrop))
+	return chain.Name
+}
+
+// relayChain adds the chain that lets connections in to this data path's relays.
+func (c *change) relayChain() string {
+	chain := c.chain("relay")
+	c.rule(chain, verdict(expr.VerdictAccept))
 	return chain.Name
 }
 

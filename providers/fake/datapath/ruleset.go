@@ -45,6 +45,9 @@ type frontend struct {
 	mark uint32
 	// pool gets new connections. Empty: they are refused.
 	pool []netip.AddrPort
+	// relay is the address from which relays connect to targets; invalid where
+	// the kernel translates.
+	relay netip.Addr
 	// sticky: a client's connections all get the same of the pool.
 	sticky bool
 	// bound are the targets that established connections may stay on: all that
@@ -231,7 +234,10 @@ func (r *ruleset) addFrontends(lb fake.LoadBalancer, n fake.LoadBalancerNode, l 
 	}
 	for _, a := range nodeAddresses(n) {
 		for _, p := range protocols {
-			f.frontendKey = frontendKey{a, p, l.Port}
+			f.frontendKey, f.relay = frontendKey{a, p, l.Port}, netip.Addr{}
+			if l.ProxyProtocol && relayable(p) {
+				f.relay = n.Private
+			}
 			r.frontends = append(r.frontends, f)
 		}
 	}
