@@ -154,35 +154,34 @@ func TestNodeIsGoneOnlyByItsID(t *testing.T) {
 	fails := func(k lb.ErrorKind) error { return &lb.Error{Kind: k, Op: "read"} }
 	for _, c := range []struct {
 		name          string
-		cloud         machines
+		cloud         *machines
 		node          *v1.Node
 		gone, off, ok bool
 		questions     int
 	}{
-		{"it runs", machines{listed: []lb.Instance{running("a", "10.0.0.2")}}, worker("x", "", "memory://a"), false, false, true, 0},
-		{"it is off", machines{listed: []lb.Instance{machine("a", "10.0.0.2", lb.InstanceStopped)}}, worker("x", "", "memory://a"), false, true, true, 0},
-		{"it is not found by its ID", machines{listed: []lb.Instance{other}}, worker("x", "", "memory://a"), true, false, true, 1},
-		{"its ID says terminated", machines{listed: []lb.Instance{other}, known: []lb.Instance{machine("a", "", lb.InstanceTerminated)}}, worker("x", "", "memory://a"), true, false, true, 1},
-		{"terminated in the list, running by its ID", machines{listed: []lb.Instance{machine("a", "", lb.InstanceTerminated)}, known: []lb.Instance{running("a", "")}}, worker("x", "", "memory://a"), false, false, true, 1},
-		{"not in the list, running by its ID", machines{listed: []lb.Instance{other}, known: []lb.Instance{running("a", "")}}, worker("x", "", "memory://a"), false, false, true, 1},
-		{"the list is denied", machines{listErr: fails(lb.Denied)}, worker("x", "", "memory://a"), false, false, false, 0},
-		{"the list fails", machines{listErr: fails(lb.Unavailable)}, worker("x", "", "memory://a"), false, false, false, 0},
-		{"its ID is denied", machines{listed: []lb.Instance{other}, getErr: fails(lb.Denied)}, worker("x", "", "memory://a"), false, false, false, 1},
-		{"its ID is throttled", machines{listed: []lb.Instance{other}, getErr: fails(lb.Throttled)}, worker("x", "", "memory://a"), false, false, false, 1},
-		{"the account has no machine at all", machines{}, worker("x", "", "memory://a"), false, false, false, 1},
-		{"the network is not known", machines{listErr: fails(lb.Pending)}, worker("x", "", "memory://a"), false, false, false, 1},
-		{"the network is not known, the machine is", machines{listErr: fails(lb.Pending), known: []lb.Instance{running("a", "")}}, worker("x", "", "memory://a"), false, false, true, 1},
-		{"it has no ID", machines{listed: []lb.Instance{other}}, worker("x", "10.0.0.9", ""), false, false, true, 0},
+		{"it runs", &machines{listed: []lb.Instance{running("a", "10.0.0.2")}}, worker("x", "", "memory://a"), false, false, true, 0},
+		{"it is off", &machines{listed: []lb.Instance{machine("a", "10.0.0.2", lb.InstanceStopped)}}, worker("x", "", "memory://a"), false, true, true, 0},
+		{"it is not found by its ID", &machines{listed: []lb.Instance{other}}, worker("x", "", "memory://a"), true, false, true, 1},
+		{"its ID says terminated", &machines{listed: []lb.Instance{other}, known: []lb.Instance{machine("a", "", lb.InstanceTerminated)}}, worker("x", "", "memory://a"), true, false, true, 1},
+		{"terminated in the list, running by its ID", &machines{listed: []lb.Instance{machine("a", "", lb.InstanceTerminated)}, known: []lb.Instance{running("a", "")}}, worker("x", "", "memory://a"), false, false, true, 1},
+		{"not in the list, running by its ID", &machines{listed: []lb.Instance{other}, known: []lb.Instance{running("a", "")}}, worker("x", "", "memory://a"), false, false, true, 1},
+		{"the list is denied", &machines{listErr: fails(lb.Denied)}, worker("x", "", "memory://a"), false, false, false, 0},
+		{"the list fails", &machines{listErr: fails(lb.Unavailable)}, worker("x", "", "memory://a"), false, false, false, 0},
+		{"its ID is denied", &machines{listed: []lb.Instance{other}, getErr: fails(lb.Denied)}, worker("x", "", "memory://a"), false, false, false, 1},
+		{"its ID is throttled", &machines{listed: []lb.Instance{other}, getErr: fails(lb.Throttled)}, worker("x", "", "memory://a"), false, false, false, 1},
+		{"the account has no machine at all", &machines{}, worker("x", "", "memory://a"), false, false, false, 1},
+		{"the network is not known", &machines{listErr: fails(lb.Pending)}, worker("x", "", "memory://a"), false, false, false, 1},
+		{"the network is not known, the machine is", &machines{listErr: fails(lb.Pending), known: []lb.Instance{running("a", "")}}, worker("x", "", "memory://a"), false, false, true, 1},
+		{"it has no ID", &machines{listed: []lb.Instance{other}}, worker("x", "10.0.0.9", ""), false, false, true, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			cloud := c.cloud
-			v2, _, _ := serve(t, &cloud)
+			v2, _, _ := serve(t, c.cloud)
 			exists, err := v2.InstanceExists(t.Context(), c.node)
 			if gone := !exists && err == nil; gone != c.gone || (err == nil) != c.ok {
 				t.Errorf("exists %v, error %v; want gone %v", exists, err, c.gone)
 			}
-			if cloud.questions > c.questions {
-				t.Errorf("%d questions by ID, want at most %d", cloud.questions, c.questions)
+			if c.cloud.questions > c.questions {
+				t.Errorf("%d questions by ID, want at most %d", c.cloud.questions, c.questions)
 			}
 			if c.gone {
 				return // the framework does not ask further

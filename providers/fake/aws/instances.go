@@ -42,10 +42,10 @@ type instance struct {
 	// hasPublic: it has a public address of the pool whenever it runs.
 	hasPublic bool
 	prefixes  []netip.Prefix
-	device   string
-	groups   []string
-	state    InstanceState
-	launched time.Time
+	device    string
+	groups    []string
+	state     InstanceState
+	launched  time.Time
 }
 
 // AddInstance starts a machine, as someone else than the API's client would. It is
