@@ -54,7 +54,7 @@ func attributeAnnotations() []Annotation {
 		{Name: "target-group-attributes", PerPort: true, Type: "list of key=value", Default: "AWS's own", parse: parseGroupAttributes, parsePort: parsePortAttributes,
 			Doc: "Attributes of target groups, with a dot and a port of the Service at the end those of one: " + keysIn(groupAttributes) + ". One that is no longer listed is reset."},
 		{Name: "proxy-protocol", Type: "*", Default: "none", parse: parseProxyProtocol,
-			Doc: "Proxy protocol v2 to all targets, which must understand it."},
+			Doc: "Proxy protocol v2 to all targets, which must understand it. AWS sends it in health checks too, which kube-proxy does not understand: beside it, set healthcheck-protocol to TCP."},
 		{Name: "proxy-protocol-per-target-group", Type: "list of ports", Default: "none", parse: parseProxyProtocolPorts,
 			Doc: "Proxy protocol v2 to the targets of these ports of the Service."},
 		{Name: "connection-draining-enabled", Type: "true or false", Default: "true", parse: parseDraining,
