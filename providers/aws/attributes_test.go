@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fairway-lb/fairway/providers/fake"
 	"github.com/fairway-lb/fairway/providers/lb"
 	"github.com/fairway-lb/fairway/providers/plan"
 )
@@ -187,16 +188,29 @@ func TestAffinityTimeout(t *testing.T) {
 	}
 }
 
-// TestAffinityIsCarried: from the Service's spec to what the data path does.
-func TestAffinityIsCarried(t *testing.T) {
-	simulate(t, func(b *bench) {
-		for _, affinity := range []time.Duration{0, defaultAffinity, 0} {
-			b.reconcile(service(func(s *lb.Service) { s.ClientAffinity = affinity }))
-			for _, balancer := range b.account.Dataplane().LoadBalancers {
-				if got := balancer.Listeners[0].Sticky; got != (affinity > 0) {
-					t.Errorf("affinity %s: sticky is %v", affinity, got)
+// TestWishesAreCarried: from the Service to what the data path does.
+func TestWishesAreCarried(t *testing.T) {
+	affinity := func(s *lb.Service) { s.ClientAffinity = defaultAffinity }
+	for name, c := range map[string]struct {
+		wish   func(*lb.Service)
+		obeyed func(fake.Listener) bool
+	}{
+		"affinity":       {affinity, func(l fake.Listener) bool { return l.Sticky }},
+		"proxy protocol": {annotate("proxy-protocol", "*"), func(l fake.Listener) bool { return l.ProxyProtocol && l.HealthCheck.ProxyProtocol }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			simulate(t, func(b *bench) {
+				for _, wished := range []bool{false, true, false} {
+					s := service()
+					if wished {
+						c.wish(&s)
+					}
+					b.reconcile(s)
+					if got := c.obeyed(b.account.Dataplane().LoadBalancers[0].Listeners[0]); got != wished {
+						t.Errorf("wished: %v, carried: %v", wished, got)
+					}
 				}
-			}
-		}
-	})
+			})
+		})
+	}
 }
