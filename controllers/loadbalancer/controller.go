@@ -85,6 +85,7 @@ type Controller struct {
 	synced  []cache.InformerSynced
 	tracker *nodes.Tracker
 	queue   workQueue
+	slow    slowLane
 
 	mu       sync.Mutex // guards the maps, not the memories in them
 	memories map[string]*memory
@@ -111,6 +112,7 @@ func New(o Options) (*Controller, error) {
 		busy:     map[string]time.Time{},
 		targeted: map[string]bool{},
 		suspects: map[string]bool{},
+		slow:     slowLane{known: map[string]bool{}, free: max(1, o.Workers/2)},
 	}
 	var err error
 	if c.tracker, err = nodes.NewTracker(o.Nodes, o.NodeFilter, c.onNodes); err != nil {
@@ -159,6 +161,7 @@ func (c *Controller) Run(ctx context.Context) {
 	overdue := time.AfterFunc(c.Grace, cancel)
 	defer overdue.Stop()
 	workers.Wait()
+	c.slow.running.Wait()
 	log.Info("Stopped")
 }
 
@@ -171,13 +174,10 @@ func (c *Controller) work(ctx, work context.Context) {
 			return
 		}
 		if ctx.Err() == nil {
-			c.begin(key)
-			if again := c.sync(work, key); again > 0 {
-				c.queue.addAfter(key, c.whyAgain(key), again)
-			}
-			c.end(key)
+			c.dispatch(work, key)
+		} else {
+			c.queue.Done(key)
 		}
-		c.queue.Done(key)
 	}
 }
 
@@ -185,6 +185,9 @@ func (c *Controller) onAdd(obj any, initial bool) {
 	svc, ok := obj.(*v1.Service)
 	if !ok || !c.concerns(svc) {
 		return
+	}
+	if r := readyCondition(svc); initial && r != nil && r.Reason == string(lb.Unavailable) {
+		c.slow.put(keyOf(svc))
 	}
 	// After a restart, what is broken or new goes before what only must be
 	// verified.

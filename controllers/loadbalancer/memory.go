@@ -36,6 +36,7 @@ type memory struct {
 	woken      <-chan struct{} // closed when what was pending has ended; may be nil
 	failures   int             // in a row
 	throttled  bool            // the last of them by a cloud that asked for patience
+	unheard    bool            // or by one that gave no answer
 
 	note      string    // the checkpoint that is or will be on the Service
 	noteSince time.Time // when the one there began to be out of date
@@ -127,7 +128,7 @@ func (m *memory) again() {
 // again after about the given time: up to a quarter sooner or later, so that
 // Services which began together do not stay together.
 func (m *memory) succeed(verify time.Duration) {
-	m.done, m.failures, m.trouble = true, 0, verdict{}
+	m.done, m.unheard, m.failures, m.trouble = true, false, 0, verdict{}
 	m.partial, m.downSince = false, time.Time{}
 	m.due = time.Now().Add(verify*3/4 + rand.N(verify/2))
 }
@@ -150,7 +151,7 @@ func (m *memory) outage() time.Duration {
 // fail returns the trouble to report, and whether it is news.
 func (m *memory) fail(v verdict) (report verdict, news bool) {
 	m.done, m.forever = false, v.after == never
-	m.throttled, m.woken = v.kind == lb.Throttled, v.ended
+	m.throttled, m.unheard, m.woken = v.kind == lb.Throttled, v.kind == lb.Unavailable, v.ended
 	m.notBefore = time.Now().Add(max(v.after, 0))
 	m.failures++
 	if !v.passing() {
