@@ -268,16 +268,17 @@ func (n *Node) close() error {
 // proxyUser is whom node proxies act as.
 const proxyUser = "fairway:node-proxy"
 
-// allowProxies grants node proxies what they need, and no more.
+// allowProxies grants node proxies what they need, and no more: what the shipped
+// cmd/node-proxy/rbac.yaml does.
 func (c *Cluster) allowProxies(ctx context.Context) error {
-	read := []string{"get", "list", "watch"}
-	write := []string{"create", "patch", "update"}
+	follow := []string{"list", "watch"}
 	meta := metav1.ObjectMeta{Name: proxyUser}
 	role := &rbacv1.ClusterRole{ObjectMeta: meta, Rules: []rbacv1.PolicyRule{
-		{APIGroups: []string{""}, Resources: []string{"services", "nodes"}, Verbs: read},
-		{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: read},
-		{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"servicecidrs"}, Verbs: read},
-		{APIGroups: []string{"", "events.k8s.io"}, Resources: []string{"events"}, Verbs: write},
+		{APIGroups: []string{""}, Resources: []string{"services"}, Verbs: []string{"get", "list", "watch"}},
+		{APIGroups: []string{""}, Resources: []string{"nodes"}, Verbs: follow},
+		{APIGroups: []string{"discovery.k8s.io"}, Resources: []string{"endpointslices"}, Verbs: follow},
+		{APIGroups: []string{"networking.k8s.io"}, Resources: []string{"servicecidrs"}, Verbs: follow},
+		{APIGroups: []string{"events.k8s.io"}, Resources: []string{"events"}, Verbs: []string{"create", "patch"}},
 	}}
 	binding := &rbacv1.ClusterRoleBinding{
 		ObjectMeta: meta,
