@@ -7,9 +7,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/fairway-lb/fairway/e2e/sandbox"
 )
 
 func sticky(seconds int32) func(*corev1.Service) {
@@ -132,7 +135,7 @@ func TestAffinityTimeout(t *testing.T) {
 			w := newWorld(t)
 			w.start(t)
 			sources := w.sources(t, family, 12)
-			w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web", sticky(2)))...)
+			w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web", sticky(int32(sandbox.Patience(2*time.Second).Seconds()))))...)
 			to := vip.at(family)
 			w.served(t, sources, to, "tcp")
 			w.update(t, newTestSlices("web", pod("a"), pod("b"), pod("remote"))...)
@@ -174,8 +177,12 @@ func TestAffinityFull(t *testing.T) {
 					t.Errorf("all clients went to one endpoint: %v", got)
 				}
 			}
-			full, err := w.proxy.planes[family].table.AffinityFull()
-			must(t, err)
+			var full uint64
+			w.resting(t, func() {
+				var err error
+				full, err = w.proxy.planes[family].table.AffinityFull()
+				must(t, err)
+			})
 			if full < 3 || full > 60 {
 				t.Errorf("%d connections were counted as not remembered, of 60 by 20 clients with room for 4", full)
 			}
@@ -213,7 +220,7 @@ func TestAffinitySurvivesChurn(t *testing.T) {
 			}
 		}
 		if n%2 == 0 {
-			must(t, w.proxy.planes[0].table.Sweep())
+			w.resting(t, func() { must(t, w.proxy.planes[0].table.Sweep()) })
 		}
 	}
 	w.stop()

@@ -43,6 +43,7 @@ type world struct {
 	arrivals map[answer]int // UDP requests that reached a Pod, by Pod and source
 	proxy    *Proxy
 	stop     func() // ends the proxy and waits for it
+	rest     func() // ends its work and waits for that; run starts it again
 }
 
 // Addresses by name, IPv4 and IPv6. Those behind "remote" belong to no host.
@@ -293,18 +294,35 @@ func (w *world) startWith(t *testing.T, objects ...any) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := w.proxy
+	w.run(t)
+	w.stop = func() {
+		w.rest()
+		p.Close()
+	}
+	t.Cleanup(func() { w.stop() })
+	w.replace(t, append(slices.Clone(objects), newTestNode(addr2("node")...))...)
+}
+
+// run lets the proxy work until w.rest is called.
+func (w *world) run(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	p := w.proxy
 	wg.Go(func() { p.follow(ctx) })
 	wg.Go(func() { p.flows.run(ctx) })
-	w.stop = func() {
+	w.rest = func() {
 		cancel()
 		wg.Wait()
-		p.Close()
 	}
-	t.Cleanup(func() { w.stop() })
-	w.replace(t, append(slices.Clone(objects), newTestNode(addr2("node")...))...)
+}
+
+// resting calls f while the proxy rests: a table is for one goroutine at a time.
+func (w *world) resting(t *testing.T, f func()) {
+	t.Helper()
+	w.rest()
+	defer w.run(t)
+	f()
 }
 
 // replace makes these all the objects there are and waits for them to count.
