@@ -17,29 +17,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sources are the only archives that anything is taken from, whatever this
-// machine's own configuration lists. What comes from them is pinned by name and
-// series and not by digest: Debian takes a kernel away when its successor with
-// security fixes is out. Apt checks each file against the index that Debian's
-// key signed, the guest's own word on its kernel is compared with the series,
-// and the table states the exact versions.
-const sources = `deb [signed-by=` + keyring + `] http://deb.debian.org/debian bookworm main
-deb [signed-by=` + keyring + `] http://deb.debian.org/debian-security bookworm-security main
+// sources are the only archives that anything is taken from, those of one Debian
+// release, whatever this machine's own configuration lists. What comes from them
+// is pinned by name and series and not by digest: Debian takes a kernel away when
+// its successor with security fixes is out. Apt checks each file against the
+// index that Debian's key signed, the guest's own word on its kernel is compared
+// with the series, and the table states the exact versions.
+const sources = `deb [signed-by=` + keyring + `] http://deb.debian.org/debian %[1]s main
+deb [signed-by=` + keyring + `] http://deb.debian.org/debian-security %[1]s-security main
 `
 
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 // series are kernels of one version that Debian keeps up to date.
 type series struct {
-	name string // "6.1"
-	meta string // the package that depends on the newest of them
+	name    string // "6.1"
+	release string // of Debian
+	meta    string // the package that depends on the newest of them
 }
 
 func (s series) String() string { return s.name }
 
-// all are the kernels to test under. Debian has no older one that still gets
-// security fixes and boots here.
-var all = []series{{"6.1", "linux-image-cloud-amd64"}, {"6.12", "linux-image-6.12-cloud-amd64"}}
+// all are the kernels to test under, the oldest that Debian still cares for first.
+var all = []series{
+	{"5.10", "bullseye", "linux-image-cloud-amd64"},
+	{"6.1", "bookworm", "linux-image-cloud-amd64"},
+	{"6.12", "bookworm", "linux-image-6.12-cloud-amd64"},
+}
 
 // tools are the folders of the kit with the emulator and with what guests get,
 // each with the packages that are unpacked in it, and those that these depend on.
@@ -52,18 +56,18 @@ var tools = []struct {
 	{"busybox", []string{"busybox-static"}},
 }
 
+// toolsRelease is the Debian release that the tools are of.
+const toolsRelease = "bookworm"
+
 // kit is the folder with all that is needed: those of tools, and a kernel in
-// "kernel-<series>".
+// "kernel-<series>". A folder without a list of versions is incomplete.
 type kit struct{ dir string }
 
-// stamp is written last; a kit without one is incomplete.
-const stamp = "complete"
-
-// install makes the kit in Fairway's cache folder, unless it is there already.
-// An interrupted installation is begun anew; of two at once, one waits. With
-// renew it is made again, with the newest packages. What it does goes to
-// progress.
-func install(ctx context.Context, renew bool, progress io.Writer) (*kit, error) {
+// install makes the kit for some kernels in Fairway's cache folder, as far as it
+// is not there already. What an interrupted installation has begun is begun anew;
+// of two at once, one waits. With renew all of it is made again, from the newest
+// packages. What it does goes to progress.
+func install(ctx context.Context, wanted []series, renew bool, progress io.Writer) (*kit, error) {
 	if err := requirePrograms(); err != nil {
 		return nil, err
 	}
@@ -71,7 +75,7 @@ func install(ctx context.Context, renew bool, progress io.Writer) (*kit, error) 
 	if err != nil {
 		return nil, err
 	}
-	digest := sha256.Sum256(fmt.Append(nil, sources, tools, all, moduleFolders))
+	digest := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", sources, toolsRelease, tools, moduleFolders))
 	k := &kit{dir: filepath.Join(root, "kernels-"+hex.EncodeToString(digest[:6]))}
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return nil, err
@@ -84,17 +88,17 @@ func install(ctx context.Context, renew bool, progress io.Writer) (*kit, error) 
 	if err := unix.Flock(int(turn.Fd()), unix.LOCK_EX); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", turn.Name(), err)
 	}
-	if _, err := os.Stat(filepath.Join(k.dir, stamp)); err == nil && !renew {
-		return k, nil
+	if renew {
+		if err := os.RemoveAll(k.dir); err != nil {
+			return nil, err
+		}
 	}
-	fmt.Fprintf(progress, "kernels: unpacking QEMU and %d kernels from %s into %s: 100 MB to download\n", len(all), "deb.debian.org", k.dir)
-	if err := os.RemoveAll(k.dir); err != nil {
-		return nil, err
-	}
-	if err := k.make(ctx); err != nil {
+	work := filepath.Join(k.dir, "work")
+	err = k.make(ctx, work, wanted, progress)
+	if err := errors.Join(err, os.RemoveAll(work)); err != nil {
 		return nil, fmt.Errorf("prepare QEMU and kernels: %w", err)
 	}
-	return k, os.WriteFile(filepath.Join(k.dir, stamp), nil, 0o644)
+	return k, nil
 }
 
 // requirePrograms says all that this machine lacks, not only the first.
@@ -124,36 +128,75 @@ func cacheRoot() (string, error) {
 	return filepath.Join(user, "fairway"), nil
 }
 
-func (k *kit) make(ctx context.Context) error {
-	apt := apt{dir: filepath.Join(k.dir, "apt")}
-	if err := apt.update(ctx); err != nil {
+func (k *kit) make(ctx context.Context, work string, wanted []series, progress io.Writer) error {
+	if err := os.RemoveAll(work); err != nil {
 		return err
 	}
+	archives := map[string]apt{}
+	archive := func(release string) (apt, error) {
+		a, known := archives[release]
+		if known {
+			return a, nil
+		}
+		a = apt{dir: filepath.Join(work, release)}
+		archives[release] = a
+		return a, a.update(ctx, release)
+	}
 	for _, tool := range tools {
-		if err := apt.unpackClosure(ctx, filepath.Join(k.dir, tool.folder), tool.packages...); err != nil {
+		dir := filepath.Join(k.dir, tool.folder)
+		if err := k.once(dir, progress, func() error {
+			a, err := archive(toolsRelease)
+			if err != nil {
+				return err
+			}
+			return a.unpackClosure(ctx, dir, tool.packages...)
+		}); err != nil {
 			return err
 		}
 	}
-	for _, s := range all {
-		image, err := apt.dependency(ctx, s.meta)
-		if err != nil {
-			return err
-		}
-		if !strings.HasPrefix(image, "linux-image-"+s.name+".") {
-			return fmt.Errorf("%s is not about Linux %s any more: it depends on %s", s.meta, s.name, image)
-		}
-		whole := filepath.Join(k.dir, "whole")
-		if err := apt.unpack(ctx, whole, image); err != nil {
-			return err
-		}
-		if err := k.keepKernel(ctx, s, whole); err != nil {
-			return fmt.Errorf("%s: %w", image, err)
-		}
-		if err := os.RemoveAll(whole); err != nil {
+	for _, s := range wanted {
+		if err := k.once(k.kernelDir(s), progress, func() error {
+			a, err := archive(s.release)
+			if err != nil {
+				return err
+			}
+			return k.makeKernel(ctx, a, s, filepath.Join(work, "kernel"))
+		}); err != nil {
 			return err
 		}
 	}
-	return os.RemoveAll(apt.dir)
+	return nil
+}
+
+// once makes a folder of the kit unless it is complete.
+func (k *kit) once(dir string, progress io.Writer, f func() error) error {
+	if exists(filepath.Join(dir, versionsFile)) {
+		return nil
+	}
+	fmt.Fprintf(progress, "kernels: unpacking %s from deb.debian.org\n", dir)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return f()
+}
+
+// makeKernel downloads the newest kernel of a series. Whole is a folder for the
+// package, which goes.
+func (k *kit) makeKernel(ctx context.Context, a apt, s series, whole string) error {
+	image, err := a.dependency(ctx, s.meta)
+	if err != nil {
+		return err
+	}
+	if !strings.HasPrefix(image, "linux-image-"+s.name+".") {
+		return fmt.Errorf("%s of Debian %s is not about Linux %s any more: it depends on %s", s.meta, s.release, s.name, image)
+	}
+	if err := a.unpack(ctx, whole, image); err != nil {
+		return err
+	}
+	if err := k.keepKernel(ctx, s, whole); err != nil {
+		return fmt.Errorf("%s: %w", image, err)
+	}
+	return os.RemoveAll(whole)
 }
 
 // apt is Debian's package manager with a state of its own, in which nothing is
@@ -182,13 +225,14 @@ func (a apt) command(ctx context.Context, dir, program string, args ...string) (
 	return stdout.String(), nil
 }
 
-func (a apt) update(ctx context.Context) error {
+// update reads which packages a Debian release has.
+func (a apt) update(ctx context.Context, release string) error {
 	for _, dir := range []string{"state/lists/partial", "cache"} {
 		if err := os.MkdirAll(filepath.Join(a.dir, dir), 0o755); err != nil {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(a.dir, "sources.list"), []byte(sources), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(a.dir, "sources.list"), fmt.Appendf(nil, sources, release), 0o644); err != nil {
 		return err
 	}
 	// Without this option an archive out of reach is a warning.
@@ -220,7 +264,8 @@ func (a apt) unpackClosure(ctx context.Context, dir string, names ...string) err
 	return a.fetch(ctx, dir, append([]string{"install", "--yes", "--no-install-recommends", "--download-only"}, names...)...)
 }
 
-// versionsFile lists in each unpacked folder what it is made of.
+// versionsFile lists in each unpacked folder what it is made of. It is written
+// last.
 const versionsFile = "versions"
 
 func (a apt) fetch(ctx context.Context, dir string, args ...string) (err error) {

@@ -119,7 +119,7 @@ func TestVerdict(t *testing.T) {
 }
 
 func TestTable(t *testing.T) {
-	old, young := kernel{series: all[0], release: "6.1.0-56", version: "6.1.192-2"}, kernel{series: all[1], release: "6.12.117", version: "6.12.117-1"}
+	old, young := kernel{series: all[1], release: "6.1.0-56", version: "6.1.192-2"}, kernel{series: all[2], release: "6.12.117", version: "6.12.117-1"}
 	one, two := testPackage{name: "a/one"}, testPackage{name: "a/two"}
 	results := []result{
 		{kernel: old, test: one, passed: make([]string, 7), skipped: []string{"TestX"}, took: time.Minute},
@@ -159,7 +159,7 @@ func TestTable(t *testing.T) {
 }
 
 func TestChoose(t *testing.T) {
-	for list, want := range map[string]string{"": "[6.1 6.12]", "6.12": "[6.12]", "6.12,6.1": "[6.12 6.1]", "5.4": "", "6.1,": ""} {
+	for list, want := range map[string]string{"": "[5.10 6.1 6.12]", "6.12": "[6.12]", "6.12,6.1": "[6.12 6.1]", "5.4": "", "6.1,": ""} {
 		got, err := choose(list)
 		if want == "" {
 			if err == nil {

@@ -1,5 +1,5 @@
 // Program kernels runs the node proxy's kernel tests under kernels older than
-// this machine's: Debian's 6.1 and 6.12, each booted in QEMU for each test
+// this machine's: Debian's 5.10, 6.1 and 6.12, each booted in QEMU for each test
 // package. It prints a table of kernels, packages and results and ends with an
 // error if a test failed or anything needed is missing; nothing is skipped.
 //
@@ -27,7 +27,7 @@ import (
 
 // options are what the command line says.
 type options struct {
-	kernels string // "6.1,6.12"; empty is all
+	kernels string // "5.10,6.1"; empty is all
 	run     string // as of go test
 	table   string // a Markdown file whose table is replaced
 	renew   bool
@@ -36,7 +36,7 @@ type options struct {
 
 func main() {
 	var o options
-	flag.StringVar(&o.kernels, "kernels", "", "only these `series`, \"6.1,6.12\"")
+	flag.StringVar(&o.kernels, "kernels", "", "only these `series`, \"5.10,6.1\" for instance")
 	flag.StringVar(&o.run, "run", "", "only tests that match this `pattern`, as of go test")
 	flag.StringVar(&o.table, "table", "", "replace the table in this Markdown `file`")
 	flag.BoolVar(&o.renew, "renew", false, "download the newest packages again")
@@ -64,7 +64,7 @@ func test(ctx context.Context, o options, patterns []string) (err error) {
 	if err != nil {
 		return err
 	}
-	kit, err := install(ctx, o.renew, os.Stderr)
+	kit, err := install(ctx, wanted, o.renew, os.Stderr)
 	if err != nil {
 		return err
 	}
