@@ -2,6 +2,7 @@ package nodeproxy
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -15,8 +16,9 @@ func TestQuarantine(t *testing.T) {
 	w := newWorld(t)
 	h := health.New(time.Minute, "IPv4")
 	h.SetEligible(true)
+	recorder, told := newRecorder(t)
 	must(t, w.hosts["node"].Do(func() (err error) {
-		w.proxy, err = New(Config{NodeName: "node"}, h)
+		w.proxy, err = New(Config{NodeName: "node", Events: recorder}, h)
 		return err
 	}))
 	defer w.proxy.Close()
@@ -63,8 +65,18 @@ func TestQuarantine(t *testing.T) {
 	step(time.Second, 1, true)
 	plane.want("ns/bad", web("192.0.2.1", "fd00::2"))
 	step(time.Second, 1, true)
+	if refused := w.proxy.Refused(); len(refused) != 1 || refused[0].Service != "ns/bad" || refused[0].Family != "IPv4" || refused[0].Reason == "" {
+		t.Errorf("who is in quarantine, and why: %+v", refused)
+	}
+	if got := w.value(t, `fairway_nodeproxy_quarantined_services{ip_family="IPv4"}`); got != 1 {
+		t.Errorf("%v Services in quarantine are counted", got)
+	}
+	until(t, "the Service's users are told, once", func() bool { return slices.Equal(told.all(), []string{"ProgrammingFailed Service/bad"}) })
 	plane.want("ns/bad", web("192.0.2.1"))
 	step(time.Second, 0, true)
 	answered()
+	if got := w.value(t, `fairway_nodeproxy_quarantined_services{ip_family="IPv4"}`); got != 0 {
+		t.Errorf("%v Services in quarantine are counted after it", got)
+	}
 	must(t, plane.table.Verify())
 }

@@ -1,6 +1,7 @@
 package nodeproxy
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -8,12 +9,19 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/rest"
 
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/events"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/metrics"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
 
@@ -27,10 +35,58 @@ func (w *world) metrics(t *testing.T) []string {
 	return strings.Split(string(body), "\n")
 }
 
+// told is the events that were written, "reason kind/name", from its recorder.
+type told struct {
+	mu     sync.Mutex
+	events []string
+}
+
+// newRecorder returns a recorder that writes into told until the test ends.
+func newRecorder(t *testing.T) (*events.Recorder, *told) {
+	t.Helper()
+	got := &told{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		scheme := runtime.NewScheme()
+		body, err := io.ReadAll(r.Body)
+		if err == nil {
+			err = eventsv1.AddToScheme(scheme)
+		}
+		var object runtime.Object
+		if err == nil {
+			object, _, err = serializer.NewCodecFactory(scheme).UniversalDeserializer().Decode(body, nil, nil)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		e := object.(*eventsv1.Event)
+		got.mu.Lock()
+		defer got.mu.Unlock()
+		got.events = append(got.events, fmt.Sprintf("%s %s/%s", e.Reason, e.Regarding.Kind, e.Regarding.Name))
+		w.WriteHeader(http.StatusCreated)
+	}))
+	client, err := NewClient(&rest.Config{Host: server.URL}, "/apis", eventsv1.SchemeGroupVersion, eventsv1.AddToScheme)
+	must(t, err)
+	recorder := events.New(client, "node", nil, metrics.New().Events)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { recorder.Run(ctx) })
+	t.Cleanup(func() { cancel(); wg.Wait(); server.Close() })
+	return recorder, got
+}
+
+func (t *told) all() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Clone(t.events)
+}
+
 // TestMetricsFollowTheKernel changes things and looks at what is counted.
 func TestMetricsFollowTheKernel(t *testing.T) {
 	w := newWorld(t)
 	w.shared = true // so that others can change the table
+	recorder, told := newRecorder(t)
+	w.configure = func(c *Config) { c.Events = recorder }
 	w.start(t)
 	local := func(s *corev1.Service) { s.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal }
 	slicesOf := func(pods ...discoveryv1.Endpoint) []any {
@@ -92,6 +148,7 @@ func TestMetricsFollowTheKernel(t *testing.T) {
 			return w.value(t, `fairway_nodeproxy_foreign_changes_total{ip_family="IPv4"}`) == 1 &&
 				w.value(t, `kubeproxy_sync_full_proxy_rules_duration_seconds_count{ip_family="IPv4"}`) == 2
 		})
+		until(t, "the flush is told, once for both families", func() bool { return slices.Equal(told.all(), []string{"ForwardingTableChanged Node/node"}) })
 	}
 }
 
