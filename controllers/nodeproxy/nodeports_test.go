@@ -118,7 +118,7 @@ func TestProbesAtLoadBalancerAddresses(t *testing.T) {
 	h.SetEligible(true)
 	l, err := w.hosts["node"].Listen(t.Context(), "tcp", fmt.Sprintf(":%d", healthPort))
 	must(t, err)
-	go health.Serve(t.Context(), l, h.Handler())
+	go func() { _ = health.Serve(t.Context(), l, h.Handler()) }()
 	// And something else on the node that is nobody's business.
 	secret, err := w.hosts["node"].Listen(t.Context(), "tcp", ":22")
 	must(t, err)

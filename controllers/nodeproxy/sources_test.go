@@ -133,7 +133,7 @@ func TestSourceRangesChange(t *testing.T) {
 		w.stop()
 		w.startWith(t, objects(step.ranges...)...)
 		w.check(t, []flow{{"client", vip, []string{step.client}, "node"}})
-		if after := w.stats(); after.Elements != 0 {
+		if after := w.stats(t); after.Elements != 0 {
 			t.Errorf("%v: a restart wrote %d elements", step.ranges, after.Elements)
 		}
 	}
@@ -170,10 +170,10 @@ func TestUnallocated(t *testing.T) {
 	must(t, w.proxy.tracker.ranges.Update(cidrs("more", "203.0.113.0/24", "2001:db8:a::/64")))
 	w.settle(t)
 	w.check(t, []flow{{"b", other, []string{"timeout"}, ""}, {"b", free, []string{"timeout"}, ""}, {"client", vip, []string{"a"}, "node"}})
-	elements := w.stats().Elements
+	elements := w.stats(t).Elements
 	must(t, w.proxy.tracker.ranges.Update(cidrs("more", "203.0.113.0/24", "2001:db8:a::/64")))
 	w.settle(t)
-	if now := w.stats().Elements; now != elements {
+	if now := w.stats(t).Elements; now != elements {
 		t.Errorf("%d elements were written though nothing changed", now-elements)
 	}
 

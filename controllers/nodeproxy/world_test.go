@@ -458,16 +458,19 @@ func podsNamed(names ...string) []discoveryv1.Endpoint {
 }
 
 // stats are the counters of both families together.
-func (w *world) stats() nft.Stats {
+func (w *world) stats(t *testing.T) nft.Stats {
+	t.Helper()
 	var all nft.Stats
-	for _, p := range w.proxy.planes {
-		s := p.table.Stats()
-		all.Transactions += s.Transactions
-		all.Elements += s.Elements
-		all.Dumps += s.Dumps
-		all.Chains += s.Chains
-		all.Objects += s.Objects
-	}
+	w.resting(t, func() {
+		for _, p := range w.proxy.planes {
+			s := p.table.Stats()
+			all.Transactions += s.Transactions
+			all.Elements += s.Elements
+			all.Dumps += s.Dumps
+			all.Chains += s.Chains
+			all.Objects += s.Objects
+		}
+	})
 	return all
 }
 

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -328,7 +329,7 @@ func TestForeignElements(t *testing.T) {
 			if out, err := nft(t, host, command); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			if err := table.Verify(); err != ErrLost {
+			if err := table.Verify(); !errors.Is(err, ErrLost) {
 				t.Fatalf("not noticed: %v", err)
 			}
 			mustLoad(t, table, services)

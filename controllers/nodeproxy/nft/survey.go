@@ -153,13 +153,10 @@ func (t *Table) readFrontends(found *state) error {
 			return fmt.Errorf("packets to %v go to %q", f, e.target)
 		}
 		have := frontend{owner: e.comment, found: true, target: e.target}
-		if c.policy != InternalLocal {
-			have.cluster.slots = make(slots, c.slots)
+		if c.policy != InternalLocal { // of which the number only says whether there is any
+			have.cluster = emptyPool(c.slots, c.affinity > 0)
 		}
-		have.local.slots = make(slots, c.local)
-		if c.affinity > 0 {
-			have.cluster.sticky, have.local.sticky = &stickiness{draws: c.slots}, &stickiness{draws: c.local}
-		}
+		have.local = emptyPool(c.local, c.affinity > 0)
 		found.frontends[f] = have
 		if ch, ok := found.chains[e.target]; ok {
 			ch.users++
@@ -199,6 +196,15 @@ func (t *Table) readFrontends(found *state) error {
 		found.frontends[f] = have
 	}
 	return nil
+}
+
+// emptyPool returns a pool to put endpoints found into.
+func emptyPool(draws int, affinity bool) pool {
+	p := pool{slots: make(slots, draws)}
+	if affinity && draws > 0 {
+		p.sticky = &stickiness{draws: draws}
+	}
+	return p
 }
 
 // cutSlot reads a key of the endpoints map.
