@@ -189,7 +189,26 @@ func New(c Config, h *health.Health) (*Proxy, error) {
 		p.closers = append(p.closers, func() { _ = plane.table.Close() })
 		p.planes = append(p.planes, plane)
 	}
+	if err := p.acquaint(); err != nil {
+		p.Close()
+		return nil, err
+	}
 	return p, nil
+}
+
+// acquaint tells the families' tables that they have one program.
+func (p *Proxy) acquaint() error {
+	for _, plane := range p.planes {
+		for _, other := range p.planes {
+			if plane == other {
+				continue
+			}
+			if err := plane.table.Trust(other.table); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Close gives up what New opened. The tables stay and go on forwarding.
@@ -379,6 +398,9 @@ func (p *Proxy) sweep(ctx context.Context) {
 		if err := plane.table.Sweep(); err != nil {
 			klog.FromContext(ctx).Error(err, "Could not tidy the forwarding table up", "family", plane.family())
 			p.config.Metrics.CleanupFailures.WithLabelValues(plane.report.family).Inc()
+		}
+		if full, err := plane.table.AffinityFull(); err == nil {
+			plane.report.affinityFull(full)
 		}
 	}
 }

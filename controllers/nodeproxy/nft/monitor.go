@@ -13,41 +13,55 @@ import (
 type monitor struct {
 	*socket
 	family byte
+	own    []uint32 // netlink addresses of this program
 }
 
 // newMonitor listens in the network namespace of the calling thread. What own
-// sends is filtered out by the kernel: a large load would drown the rest.
+// sends is filtered out.
 func newMonitor(own *socket, family byte) (*monitor, error) {
-	address, err := unix.Getsockname(own.fd)
-	if err != nil {
-		return nil, fmt.Errorf("asking for our own netlink address: %w", err)
-	}
-	us, ok := address.(*unix.SockaddrNetlink)
-	if !ok {
-		return nil, fmt.Errorf("our own netlink address is a %T", address)
-	}
 	s, err := openSocket()
 	if err != nil {
 		return nil, err
 	}
-	// The classic packet filter reads the sender, the fourth word of a netlink
-	// header, in network byte order.
-	sender := binary.BigEndian.Uint32(native32(us.Pid))
-	filter := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 12},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 1, K: sender},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+	m := &monitor{socket: s, family: family}
+	if err = m.trust(own); err == nil {
+		err = unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.NFNLGRP_NFTABLES)
 	}
-	err = errFirst(
-		unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}),
-		unix.SetsockoptInt(s.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.NFNLGRP_NFTABLES),
-	)
 	if err != nil {
 		_ = s.close()
 		return nil, fmt.Errorf("listening for changes of nftables: %w", err)
 	}
-	return &monitor{socket: s, family: family}, nil
+	return m, nil
+}
+
+// trust lets the kernel filter out what another socket sends: of a large load,
+// this one would hold only a part, and so would have to take the rest for
+// anything. It replaces the filter there is at once.
+func (m *monitor) trust(other *socket) error {
+	address, err := unix.Getsockname(other.fd)
+	if err != nil {
+		return fmt.Errorf("asking for our own netlink address: %w", err)
+	}
+	us, ok := address.(*unix.SockaddrNetlink)
+	if !ok {
+		return fmt.Errorf("our own netlink address is a %T", address)
+	}
+	m.own = append(m.own, us.Pid)
+	// The classic packet filter reads the sender, the fourth word of a netlink
+	// header, in network byte order.
+	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 12}}
+	for i, pid := range m.own {
+		sender := binary.BigEndian.Uint32(native32(pid))
+		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: uint8(len(m.own) - i), K: sender})
+	}
+	filter = append(filter,
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0})
+	err = unix.SetsockoptSockFprog(m.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
+	if err != nil {
+		return fmt.Errorf("filtering our own changes out: %w", err)
+	}
+	return nil
 }
 
 func (m *monitor) close() {

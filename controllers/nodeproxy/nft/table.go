@@ -112,6 +112,16 @@ func (t *Table) probeOwnership(shared bool) (uint32, error) {
 // Owned tells whether the kernel keeps other programs from changing the table.
 func (t *Table) Owned() bool { return t.layout.flags != 0 }
 
+// Trust says that another Table, of the other family, is this program's too: its
+// changes are nobody else's.
+func (t *Table) Trust(other *Table) error {
+	s, ok := other.kernel.(*socket)
+	if t.foreign == nil || !ok {
+		return nil
+	}
+	return t.foreign.trust(s)
+}
+
 // Stats returns the counters.
 func (t *Table) Stats() Stats {
 	s := t.stats
