@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -59,6 +61,34 @@ func TestPageFlags(t *testing.T) {
 	}
 	if got != want.String() {
 		t.Errorf("the flags of %s are not those there are; go test ./cmd/node-proxy -run Page -update writes them\ngot\n%s\nwant\n%s", page, got, &want)
+	}
+}
+
+// TestPageEvents looks for every reason of an event on the page.
+func TestPageEvents(t *testing.T) {
+	text, err := os.ReadFile(page)
+	must(t, err)
+	reason := regexp.MustCompile(`Reason: +"(\w+)"|"(FailedToStart\w+)"`)
+	found := 0
+	for _, pattern := range []string{"*.go", "../../controllers/nodeproxy/*.go"} {
+		files, err := filepath.Glob(pattern)
+		must(t, err)
+		for _, file := range files {
+			if strings.HasSuffix(file, "_test.go") {
+				continue
+			}
+			source, err := os.ReadFile(file)
+			must(t, err)
+			for _, m := range reason.FindAllStringSubmatch(string(source), -1) {
+				found++
+				if name := m[1] + m[2]; !strings.Contains(string(text), "`"+name+"`") {
+					t.Errorf("%s does not explain the event %s (%s)", page, name, file)
+				}
+			}
+		}
+	}
+	if found < 8 {
+		t.Errorf("only %d reasons found: the test no longer sees how they are written", found)
 	}
 }
 

@@ -23,6 +23,7 @@ type report struct {
 	family  string
 
 	sent    struct{ transactions, messages, elements, bytes metrics.Delta }
+	full    metrics.Delta
 	noLocal map[string]noLocal // of the Services that have any
 
 	queued    prometheus.Gauge // when a change last was
@@ -70,6 +71,11 @@ func (r *report) count(s nft.Stats) {
 	r.sent.elements.Add(r.metrics.Elements.WithLabelValues(r.family), s.Elements)
 	r.sent.bytes.Add(r.metrics.Bytes.WithLabelValues(r.family), s.Bytes)
 	r.metrics.Chains.WithLabelValues(r.family).Set(float64(s.Chains))
+}
+
+// affinityFull notes how many connections found no room in the affinity map.
+func (r *report) affinityFull(total uint64) {
+	r.full.Add(r.metrics.AffinityFull.WithLabelValues(r.family), int(total))
 }
 
 // failed notes a round that changed nothing.

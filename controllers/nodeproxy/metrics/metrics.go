@@ -39,7 +39,7 @@ type Metrics struct {
 	// Ours, with ip_family where there is no remark.
 	Transactions, Messages, Elements, Bytes *prometheus.CounterVec
 	Chains, Services, Quarantined, Owned    *prometheus.GaugeVec
-	ForeignChanges                          *prometheus.CounterVec
+	ForeignChanges, AffinityFull            *prometheus.CounterVec
 	KubeProxyPresent                        *prometheus.GaugeVec   // backend
 	PortHeld                                *prometheus.GaugeVec   // server (healthz, metrics)
 	SysctlDiffers                           *prometheus.GaugeVec   // sysctl
@@ -87,6 +87,7 @@ func New() *Metrics {
 	m.Quarantined = m.gauge("fairway_nodeproxy_quarantined_services", "Services the kernel refuses, which keep their former endpoints.", family)
 	m.Owned = m.gauge("fairway_nodeproxy_table_owned", "1 where the kernel keeps other programs from changing the table.", family)
 	m.ForeignChanges = m.counter("fairway_nodeproxy_foreign_changes_total", "Times another program changed the table, which was written again.", family)
+	m.AffinityFull = m.counter("fairway_nodeproxy_affinity_full_total", "Connections that session affinity could not remember for want of room, and so went anywhere.", family)
 	m.KubeProxyPresent = m.gauge("fairway_nodeproxy_kube_proxy_present", "1 while kube-proxy has rules on this node.", []string{"backend"})
 	m.PortHeld = m.gauge("fairway_nodeproxy_port_held", "1 while another program holds the port of a server of ours.", []string{"server"})
 	m.SysctlDiffers = m.gauge("fairway_nodeproxy_sysctl_differs", "1 while a kernel setting is not as it should be.", []string{"sysctl"})
@@ -121,7 +122,7 @@ func (m *Metrics) Families(names ...string) {
 		for _, h := range []*prometheus.HistogramVec{m.SyncDuration, m.SyncFullDuration, m.SyncPartialDuration, m.NetworkProgramming, m.ConntrackDuration} {
 			h.WithLabelValues(name)
 		}
-		for _, c := range []*prometheus.CounterVec{m.SyncFailures, m.CleanupFailures, m.ConntrackDeleted, m.Transactions, m.Messages, m.Elements, m.Bytes, m.ForeignChanges} {
+		for _, c := range []*prometheus.CounterVec{m.SyncFailures, m.CleanupFailures, m.ConntrackDeleted, m.Transactions, m.Messages, m.Elements, m.Bytes, m.ForeignChanges, m.AffinityFull} {
 			c.WithLabelValues(name)
 		}
 		for _, g := range []*prometheus.GaugeVec{m.SyncLastTimestamp, m.SyncLastQueuedTimestamp, m.Chains, m.Services, m.Quarantined, m.Owned} {
