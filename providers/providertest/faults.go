@@ -138,7 +138,7 @@ func (s *suite) faults(t T) {
 }
 
 func (s *suite) faultAtEveryCall(t T, sc scenario) {
-	all, runs, hits := s.moments(t, sc), 0, 0
+	all, runs := s.moments(t, sc), 0
 	for _, kind := range faultKinds {
 		t.Run(string(kind), func(t T) {
 			s.count(func() { s.cases++ })
@@ -146,12 +146,12 @@ func (s *suite) faultAtEveryCall(t T, sc scenario) {
 				for _, times := range s.repetitions(kind) {
 					s.faulted(t, sc, at, Fault{Kind: kind, Times: times, Hint: 20 * time.Second})
 					runs++
-					hits += times
 				}
 			}
 		})
 	}
-	t.Logf("%d calls, %d runs with a fault, %d calls hit", len(all), runs, hits)
+	s.count(func() { s.scenarioCount, s.momentCount, s.runs = s.scenarioCount+1, s.momentCount+len(all), s.runs+runs })
+	t.Logf("%d calls, %d runs with a fault", len(all), runs)
 }
 
 // repetitions are how often in a row a fault comes: as often as the provider

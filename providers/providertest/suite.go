@@ -41,6 +41,7 @@ func RunOn(t T, c Cloud) {
 		{"crash, then delete", s.crashThenDelete},
 		{"an old leader wakes late", s.leaders},
 	})
+	t.Logf("a fault at every call: %d scenarios with %d calls, %d runs", s.scenarioCount, s.momentCount, s.runs)
 	t.Logf("%d cases, %d accounts, %d calls, %d faults that hit, %s", s.cases, s.accounts, s.calls, s.hits, time.Since(started).Round(10*time.Millisecond))
 }
 
@@ -55,6 +56,8 @@ type suite struct {
 	accounts int
 	calls    int
 	hits     int
+	// Of "a fault at every call".
+	scenarioCount, momentCount, runs int
 
 	cleaning sync.Mutex // guards clean
 	// clean are the snapshots undisturbed runs left behind, by name.
