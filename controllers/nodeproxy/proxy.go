@@ -402,9 +402,6 @@ func (p *Proxy) sweep(ctx context.Context) {
 		if full, err := plane.table.AffinityFull(); err == nil {
 			plane.report.affinityFull(full)
 		}
-		if full, err := plane.table.AffinityFull(); err == nil {
-			plane.report.affinityFull(full)
-		}
 	}
 }
 

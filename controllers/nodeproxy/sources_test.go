@@ -94,12 +94,9 @@ func TestSourceRangesFromNode(t *testing.T) {
 			for family, name := range families {
 				own := addr("vip", family)
 				must(t, w.hosts["node"].AddAddress("lo", netip.PrefixFrom(own, own.BitLen())))
-				until(t, fmt.Sprintf("the node has its %s address, and %s answers", name, c.want), func() bool {
-					c, err := w.hosts["node"].Listen(t.Context(), "tcp", netip.AddrPortFrom(own, 9).String())
-					if err != nil {
-						return false // not yet
-					}
-					return c.Close() == nil
+				// What the kernel has taken up refuses elsewhere.
+				until(t, fmt.Sprintf("the node has its %s address", name), func() bool {
+					return w.askAs(t, "node", own, "tcp", target{"vip", 9}.at(family), patience/10) == refused
 				})
 				if got := w.askAs(t, "node", own, "tcp", vip.at(family), patience/10); got.pod != c.want {
 					t.Errorf("%s: %v, want %s", name, got, c.want)

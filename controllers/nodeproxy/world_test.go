@@ -102,7 +102,24 @@ func newWorld(t *testing.T) *world {
 	for _, pod := range []string{"a", "b", "remote"} {
 		w.serve(t, pod)
 	}
+	w.reachable(t)
 	return w
+}
+
+// reachable waits until all can reach each other without any Service: on a busy
+// machine the kernel takes its time to take up the IPv6 addresses it was given.
+func (w *world) reachable(t *testing.T) {
+	t.Helper()
+	for family, name := range families {
+		for _, pod := range []string{"a", "b", "remote"} {
+			until(t, fmt.Sprintf("%s is reachable over %s", pod, name), func() bool {
+				return w.ask(t, "client", "tcp", target{pod, podPort}.at(family), patience/10).pod == pod
+			})
+			until(t, fmt.Sprintf("%s reaches the node over %s", pod, name), func() bool {
+				return w.ask(t, pod, "tcp", target{"node", podPort}.at(family), patience/10) == refused
+			})
+		}
+	}
 }
 
 func (w *world) sysctl(t *testing.T, host, name, value string) {
