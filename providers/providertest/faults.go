@@ -150,7 +150,9 @@ func (s *suite) faultAtEveryCall(t T, sc scenario) {
 			}
 		})
 	}
-	s.count(func() { s.scenarioCount, s.momentCount, s.runs = s.scenarioCount+1, s.momentCount+len(all), s.runs+runs })
+	s.count(func() {
+		s.scenarioCount, s.momentCount, s.runs = s.scenarioCount+1, s.momentCount+len(all), s.runs+runs
+	})
 	t.Logf("%d calls, %d runs with a fault", len(all), runs)
 }
 
