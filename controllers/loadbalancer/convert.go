@@ -54,11 +54,15 @@ func ServiceFrom(svc *v1.Service, targets []lb.Target) (lb.Service, error) {
 }
 
 // withoutNotes returns a copy of a Service's annotations without those that are
-// no wish: kubectl's copy of the whole object, and our own note.
+// no wish: kubectl's copy of the whole object, and our own note. It is nil when
+// there is none: that there are notes is no wish either.
 func withoutNotes(annotations map[string]string) map[string]string {
 	wishes := maps.Clone(annotations)
 	delete(wishes, v1.LastAppliedConfigAnnotation)
 	delete(wishes, CheckpointAnnotation)
+	if len(wishes) == 0 {
+		return nil
+	}
 	return wishes
 }
 

@@ -91,7 +91,7 @@ func TestServiceFrom(t *testing.T) {
 		{"an empty annotation is everyone", annotated(v1.AnnotationLoadBalancerSourceRangesKey, " "),
 			func(s *lb.Service) { s.Annotations = map[string]string{v1.AnnotationLoadBalancerSourceRangesKey: " "} }},
 		{"kubectl's copy of the object is no annotation of interest", annotated(v1.LastAppliedConfigAnnotation, "{}"),
-			func(s *lb.Service) { s.Annotations = map[string]string{} }},
+			func(s *lb.Service) { s.Annotations = nil }},
 		{"a wished address", func(s *v1.Service) { s.Spec.LoadBalancerIP = "10.0.0.5" }, func(s *lb.Service) { s.LoadBalancerIP = "10.0.0.5" }},
 	}
 	for _, c := range cases {
