@@ -84,6 +84,10 @@ lint: $(LINTER) ## check formatting, vet, dependency rules, go.mod and generated
 $(LINTER): tools/go.mod tools/go.sum
 	go build -modfile=tools/go.mod -o $@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
+.PHONY: bench-controller
+bench-controller: ## measure the Service controller at 1,000 Services and 300 nodes and write docs/benchmarks/controller.md
+	go test -count=1 -timeout 60m ./e2e/bench/controller -run TestScale -args -table=$(CURDIR)/docs/benchmarks/controller.md -commit=$$(git rev-parse --short=12 HEAD)
+
 .PHONY: generate
 generate: ## rewrite generated files
 	go generate ./...
