@@ -45,6 +45,8 @@ func (p *Provider) dispatch(ctx context.Context, d driver, c lb.Change, known lb
 		now, err := d.create(ctx, c.After, known)
 		if now.ID == "" && certain(err) {
 			p.newborns.forget(c.Ref())
+		} else {
+			p.newborns.expect(c.After) // throttled, it may have taken a while
 		}
 		return now, err
 	case lb.Update:

@@ -3,6 +3,7 @@ package aws
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -49,7 +50,22 @@ func newRetryer() aws.Retryer {
 		o.MaxAttempts = maxAttempts
 		o.MaxBackoff = maxBackoff
 		o.RateLimiter = ratelimit.None
+		o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(unheard)}, o.Retryables...)
 	})
+}
+
+// unheard says of a call that got no answer in time that it is not made again at
+// once: where there was none in half a minute there is none in the next, and the
+// queue has other Services to look after meanwhile. A connection that could not be
+// made in time may well be the next time, to another address.
+func unheard(err error) aws.Ternary {
+	if at, ok := errors.AsType[*net.OpError](err); ok && at.Op == "dial" {
+		return aws.UnknownTernary
+	}
+	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
+		return aws.FalseTernary
+	}
+	return aws.UnknownTernary
 }
 
 // newHTTPClient has a limit for each step of a request, as the SDK's own has

@@ -88,13 +88,15 @@ func (l *listing[T]) join(ctx context.Context) *look[T] {
 // leave ends a look that nobody waits for any more.
 func (l *listing[T]) leave(k *look[T]) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if k.waiting--; k.waiting > 0 || k.over() {
-		return
-	}
-	k.cancel()
-	if l.last == k {
+	k.waiting--
+	abandoned := k.waiting == 0 && !k.over()
+	if abandoned && l.last == k {
 		l.last = nil
+	}
+	l.mu.Unlock()
+	if abandoned {
+		k.cancel()
+		<-k.done // no call goes on behind the back of who made it
 	}
 }
 

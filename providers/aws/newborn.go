@@ -8,8 +8,9 @@ import (
 	"github.com/fairway-lb/fairway/providers/lb"
 )
 
-// newbornTime is how long something just made may be absent from AWS's lists.
-const newbornTime = 20 * time.Second
+// newbornTime is how long something just made may be absent from AWS's lists, and
+// such a list be believed.
+const newbornTime = 20*time.Second + longestBelief
 
 // newborns remembers what was made a moment ago. Lists of AWS are eventually
 // consistent: without this memory, a Service deleted right after its creation
@@ -30,7 +31,7 @@ func listedLate(k lb.Kind) bool {
 	return k == kindSecurityGroup || k == kindLoadBalancer || k == kindTargetGroup
 }
 
-// expect notes that r is about to be made.
+// expect notes that r is about to be made, or has been.
 func (n *newborns) expect(r lb.Resource) {
 	if !listedLate(r.Kind) {
 		return

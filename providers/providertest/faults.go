@@ -159,10 +159,11 @@ func (s *suite) faultAtEveryCall(t T, sc scenario) {
 // repetitions are how often in a row a fault comes: as often as the provider
 // itself tries, for otherwise nobody but the provider would notice; a lost
 // answer also once, because the provider's own second try meets what the first
-// one did. What is denied is not tried again.
+// one did. What is denied, or gets no answer in time, it does not try again: that
+// keeps a worker for minutes.
 func (s *suite) repetitions(kind FaultKind) []int {
 	switch {
-	case kind == Gone || kind == Denied || s.Attempts <= 1:
+	case kind == Gone || kind == Denied || kind == Timeout || s.Attempts <= 1:
 		return []int{1}
 	case kind == Lost:
 		return []int{1, s.Attempts}
