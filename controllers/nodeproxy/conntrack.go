@@ -63,9 +63,11 @@ const purgeRetry = 10 * time.Second
 
 // conntrack deletes stale flows in the background: finding them takes a walk
 // through the whole connection tracking table, for which no other change of the
-// node's forwarding should have to wait.
+// node's forwarding should have to wait. Only of many frontends at once, as at a
+// start, does it look at every flow itself.
 type conntrack struct {
 	handle  *netlink.Handle
+	flows   *flows
 	wake    chan struct{}
 	metrics *metrics.Metrics
 
@@ -81,10 +83,18 @@ func newConntrack() (*conntrack, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening connection tracking: %w", err)
 	}
-	return &conntrack{handle: h, wake: make(chan struct{}, 1), todo: make(map[netlink.InetFamily]staleFlows)}, nil
+	f, err := newFlows()
+	if err != nil {
+		h.Close()
+		return nil, err
+	}
+	return &conntrack{handle: h, flows: f, wake: make(chan struct{}, 1), todo: make(map[netlink.InetFamily]staleFlows)}, nil
 }
 
-func (c *conntrack) close() { c.handle.Close() }
+func (c *conntrack) close() {
+	c.flows.close()
+	c.handle.Close()
+}
 
 // purge has the flows deleted soon. What it says about a frontend replaces what
 // was said before.
@@ -121,7 +131,7 @@ func (c *conntrack) run(ctx context.Context) {
 		}
 		for family, stale := range c.take() {
 			start := time.Now()
-			n, err := c.handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, stale)
+			n, err := c.forget(family, stale)
 			name := map[netlink.InetFamily]string{unix.AF_INET: "IPv4", unix.AF_INET6: "IPv6"}[family]
 			metrics.Since(c.metrics.ConntrackDuration.WithLabelValues(name), start)
 			c.metrics.ConntrackDeleted.WithLabelValues(name).Add(float64(n))
@@ -134,6 +144,32 @@ func (c *conntrack) run(ctx context.Context) {
 		}
 		c.done()
 	}
+}
+
+// fewFrontends is up to how many frontends are asked about one by one.
+const fewFrontends = 16
+
+// forget deletes stale flows and returns how many there were.
+func (c *conntrack) forget(family netlink.InetFamily, stale staleFlows) (deleted uint, err error) {
+	if len(stale) > fewFrontends {
+		return c.handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, stale)
+	}
+	for f, keep := range stale {
+		all, err := c.flows.to(family, f)
+		if err != nil {
+			return deleted, err
+		}
+		for _, flow := range all {
+			if slices.Contains(keep, flow.answer) {
+				continue
+			}
+			if err := c.flows.forget(family, flow); err != nil {
+				return deleted, err
+			}
+			deleted++
+		}
+	}
+	return deleted, nil
 }
 
 func (c *conntrack) take() map[netlink.InetFamily]staleFlows {
