@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -162,28 +163,38 @@ func (w *world) connect(t *testing.T, router, host string, ranges ...string) {
 // serve answers for a Pod until the test ends.
 func (w *world) serve(t *testing.T, pod string) {
 	t.Helper()
-	l, err := w.hosts[pod].Listen(t.Context(), "tcp", fmt.Sprintf(":%d", podPort))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			fmt.Fprint(c, pod, " ", c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
+	w.serveAt(t, pod, pod, podPort)
+}
+
+// serveAt answers at a host's address until the test ends or stop is called.
+func (w *world) serveAt(t *testing.T, host, address string, port uint16) (stop func()) {
+	t.Helper()
+	var open []io.Closer
+	stop = func() {
+		for _, c := range open {
 			c.Close()
 		}
-	}()
-	for family := range 2 {
+	}
+	t.Cleanup(stop)
+	for family := range families {
+		at := netip.AddrPortFrom(addr(address, family), port).String()
+		l, err := w.hosts[host].Listen(t.Context(), "tcp", at)
+		must(t, err)
+		open = append(open, l)
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				fmt.Fprint(c, host, " ", c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap())
+				c.Close()
+			}
+		}()
 		// One socket per address: a wildcard one may answer from another.
-		p, err := w.hosts[pod].ListenPacket(t.Context(), "udp", netip.AddrPortFrom(addr(pod, family), podPort).String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { p.Close() })
+		p, err := w.hosts[host].ListenPacket(t.Context(), "udp", at)
+		must(t, err)
+		open = append(open, p)
 		go func() {
 			buf := make([]byte, 64)
 			for {
@@ -193,12 +204,13 @@ func (w *world) serve(t *testing.T, pod string) {
 				}
 				source := from.(*net.UDPAddr).AddrPort().Addr().Unmap().String()
 				w.mu.Lock()
-				w.arrivals[answer{pod, source}]++
+				w.arrivals[answer{host, source}]++
 				w.mu.Unlock()
-				_, _ = p.WriteTo(fmt.Append(nil, pod, " ", source), from)
+				_, _ = p.WriteTo(fmt.Append(nil, host, " ", source), from)
 			}
 		}()
 	}
+	return stop
 }
 
 // sources gives the client more addresses and returns them, of one family.
