@@ -71,6 +71,11 @@ bench-proxy: build kubernetes ## measure the node proxy beside the real kube-pro
 test-kernels: ## run the node proxy's kernel tests under Linux 6.1 and 6.12 in QEMU; KERNELS=6.1 RUN=pattern TABLE=1 writes the table
 	@go run ./e2e/kernels -kernels='$(KERNELS)' -run='$(RUN)' $(if $(TABLE),-table=docs/node-proxy-kernels.md) ./controllers/nodeproxy/... ./cmd/node-proxy
 
+.PHONY: test-kube-proxy
+test-kube-proxy: ## take over from the real kube-proxy under traffic, and give back; builds it from its module
+	go -C e2e/kubernetes build -o $(CURDIR)/bin/kube-proxy ./kubeproxy
+	FAIRWAY_KUBE_PROXY=$(CURDIR)/bin/kube-proxy go test -v -count=1 ./cmd/node-proxy -run TestRealKubeProxy
+
 .PHONY: lint
 lint: $(LINTER) ## check formatting, vet, dependency rules, go.mod and generated files
 	$(LINTER) run ./...
