@@ -20,8 +20,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrLost says that the table in the kernel is no longer the one that was
@@ -75,7 +73,7 @@ func Open(c Config) (*Table, error) {
 		return nil, err
 	}
 	t := &Table{kernel: s, layout: l, ranges: l.own(c.Ranges)}
-	t.layout.flags, err = t.probeOwnership(c.Shared)
+	t.layout.flags, err = t.probe(c.Shared)
 	if err == nil && !t.Owned() {
 		t.foreign, err = newMonitor(s, l.rules.family)
 	}
@@ -84,29 +82,6 @@ func Open(c Config) (*Table, error) {
 		return nil, err
 	}
 	return t, nil
-}
-
-// probeOwnership asks by a transaction that leaves nothing behind whether the
-// kernel has tables that are owned and persist, and fails if it has none at all.
-func (t *Table) probeOwnership(shared bool) (uint32, error) {
-	tries := []uint32{tableOwner | tablePersist, 0}
-	if shared {
-		tries = tries[1:]
-	}
-	var err error
-	for _, flags := range tries {
-		b := newBatch(t.layout.rules.family, probeName)
-		b.put(sectionCreate, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE, "",
-			attrString(unix.NFTA_TABLE_NAME, probeName), attrU32(unix.NFTA_TABLE_FLAGS, flags))
-		deleteTable(b)
-		if err = t.kernel.commit(b); err == nil {
-			return flags, nil
-		}
-	}
-	if errors.Is(err, unix.EPERM) {
-		return 0, fmt.Errorf("nftables needs the capability NET_ADMIN: %w", err)
-	}
-	return 0, fmt.Errorf("trying nftables out: %w", err)
 }
 
 // Owned tells whether the kernel keeps other programs from changing the table.
