@@ -7,6 +7,7 @@ import (
 	"k8s.io/klog/v2"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/metrics"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/sysctl"
 )
 
@@ -14,8 +15,16 @@ import (
 // may change them.
 const settingsEvery = 5 * time.Minute
 
-// initialise sets the kernel's settings.
+// initialise sets the kernel's settings. To try the kernel out first has it load
+// the modules that the settings belong to, and says here what a kernel lacks.
 func (o *options) initialise(ctx context.Context) error {
+	table, err := nft.Open(nft.Config{MasqueradeMark: 1 << o.MasqueradeBit})
+	if err != nil {
+		return err
+	}
+	if err := table.Close(); err != nil {
+		return err
+	}
 	kernel := sysctl.Running()
 	changed, err := kernel.Set(kernel.Wanted(o.Config))
 	for _, c := range changed {
