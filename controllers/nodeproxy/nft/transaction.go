@@ -19,6 +19,7 @@ type transaction struct {
 	before  *batch
 	created []string // chains in before
 	undo    []func()
+	final   bool   // there is no way back, and none to remember
 	key     []byte // scratch space
 	data    []byte
 }
@@ -53,14 +54,15 @@ func (tx *transaction) rollback(tookBefore bool) {
 
 // put sets a map's entry, or deletes it, and remembers how to take that back.
 func put[K comparable, V any](tx *transaction, m map[K]V, k K, v V, keep bool) {
-	old, had := m[k]
-	tx.undo = append(tx.undo, func() {
-		if had {
-			m[k] = old
-		} else {
-			delete(m, k)
-		}
-	})
+	if old, had := m[k]; !tx.final {
+		tx.undo = append(tx.undo, func() {
+			if had {
+				m[k] = old
+			} else {
+				delete(m, k)
+			}
+		})
+	}
 	if keep {
 		m[k] = v
 	} else {

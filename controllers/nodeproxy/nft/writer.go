@@ -116,7 +116,7 @@ func (w writer) begin(b *batch) error {
 
 func (w writer) createAtOnce(services map[string]*Service, clients []client) error {
 	tx := newTransaction(w.state, w.layout.rules, w.name)
-	tx.before = tx.batch
+	tx.before, tx.final = tx.batch, true // if it fails, the state is begun anew
 	if err := w.begin(tx.batch); err != nil {
 		return err
 	}
