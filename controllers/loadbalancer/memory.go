@@ -50,7 +50,8 @@ type memory struct {
 	partial bool   // what was attempted since may have been done in part
 	// verified is the hash of what was last known to be in the cloud, "" before.
 	verified string
-	trouble  verdict // what was last reported as wrong, zero when all is well
+	trouble  verdict  // what was last reported as wrong, zero when all is well
+	told     []string // keys of all that was reported since the last success
 
 	announced bool // an event said that work on it has begun
 	noted     map[lb.Notice]bool
@@ -128,7 +129,7 @@ func (m *memory) again() {
 // again after about the given time: up to a quarter sooner or later, so that
 // Services which began together do not stay together.
 func (m *memory) succeed(verify time.Duration) {
-	m.done, m.unheard, m.failures, m.trouble = true, false, 0, verdict{}
+	m.done, m.unheard, m.failures, m.trouble, m.told = true, false, 0, verdict{}, nil
 	m.partial, m.downSince = false, time.Time{}
 	m.due = time.Now().Add(verify*3/4 + rand.N(verify/2))
 }
@@ -157,16 +158,29 @@ func (m *memory) fail(v verdict) (report verdict, news bool) {
 	if !v.passing() {
 		m.downSince = time.Time{}
 	}
-	switch {
-	case v.quiet():
+	if v.quiet() {
 		return v, false
-	case v.key == m.trouble.key:
-		// The first wording stays, or a request ID in it would be a change.
-		return m.trouble, false
-	default:
-		m.trouble = v
-		return v, true
 	}
+	news = m.tell(v.keys)
+	if !news && v.kind == m.trouble.kind {
+		// The first wording stays, or a request ID in it would be a change, and so
+		// would be which of several denied calls comes first.
+		return m.trouble, false
+	}
+	m.trouble = v
+	return v, news
+}
+
+// tell notes what is told and reports whether any of it is new since the last
+// success.
+func (m *memory) tell(keys []string) (news bool) {
+	for _, key := range keys {
+		if !slices.Contains(m.told, key) {
+			news = true
+			m.told = append(m.told, key)
+		}
+	}
+	return news
 }
 
 // describes reports whether a condition already says what v says.

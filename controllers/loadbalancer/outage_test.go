@@ -2,6 +2,8 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -219,4 +221,27 @@ func TestEveryMessageSaysWhatToDo(t *testing.T) {
 			seen[advice] = kind
 		}
 	}
+}
+
+// Which of several denied calls is met first changes with the weather; what was
+// told once is not told again, and a passing trouble in between is not confused
+// with it.
+func TestSeveralTroublesAreToldOnceEach(t *testing.T) {
+	in(t, func(w *world) {
+		denied := func(op string) error {
+			return &lb.Error{Kind: lb.Denied, Op: op, Code: "AccessDenied", Message: "not allowed"}
+		}
+		troubles := []error{errors.Join(denied("list a"), denied("list b")), denied("list b"), unavailable(), denied("list a"), unavailable(), denied("list c")}
+		refuseBalancers(w, func(n int) error {
+			if n > 20*len(troubles) {
+				return nil
+			}
+			return troubles[(n-1)%len(troubles)]
+		})
+		w.create(service("web"))
+		w.pass(3 * time.Hour)
+		w.expect("events: a and b, no answer, c", w.events.reasons(), slices.Repeat([]string{"web SyncLoadBalancerFailed"}, 3))
+		w.pass(12 * time.Hour)
+		w.expect("condition", w.condition("web"), "True Ready")
+	})
 }

@@ -31,6 +31,8 @@ type verdict struct {
 	// key is the same for the same trouble, even where the cloud words it with
 	// a new request ID each time.
 	key string
+	// keys are those of the single errors in it.
+	keys []string
 	// after is when to try again, or never.
 	after time.Duration
 	// ended, when not nil, is closed when what is pending has ended: then it is
@@ -72,13 +74,23 @@ func judge(err error, ours bool, failures int) verdict {
 			continue
 		}
 		messages = append(messages, e.Error())
-		v.key += string(e.Kind) + "|" + e.Op + "|" + e.Resource.String() + "|" + e.Code + "|"
-		if e.Code == "" && e.Kind != lb.Held { // how much is held may change
-			v.key += e.Message
-		}
+		key := keyOfError(e)
+		v.key += key
+		v.keys = append(v.keys, key)
 	}
 	v.message = sentence(messages, advice(v.kind, v.after))
 	return v
+}
+
+// keyOfError is the same for the same trouble.
+func keyOfError(e *lb.Error) string {
+	key := string(e.Kind) + "|" + e.Op + "|" + e.Resource.String() + "|" + e.Code + "|"
+	// How much is held may change, and so may the addresses and ports of a
+	// connection that failed.
+	if e.Code == "" && e.Kind != lb.Held && e.Kind != lb.Unavailable {
+		key += e.Message
+	}
+	return key
 }
 
 // leaves returns the contract's errors within err. What is none of them is
