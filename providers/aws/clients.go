@@ -112,7 +112,9 @@ func newClients(ctx context.Context, region string, opts []func(*config.LoadOpti
 	if region != "" {
 		base = append(base, config.WithRegion(region))
 	}
-	load := func(ctx context.Context) (aws.Config, error) { return config.LoadDefaultConfig(ctx, slices.Concat(base, opts)...) }
+	load := func(ctx context.Context) (aws.Config, error) {
+		return config.LoadDefaultConfig(ctx, slices.Concat(base, opts)...)
+	}
 	cfg, err := load(ctx)
 	if err != nil {
 		return nil, &lb.Error{Kind: lb.Invalid, Op: "load the AWS SDK's configuration", Err: err}

@@ -2,12 +2,13 @@ package aws
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/config"
 	elbtypes "github.com/aws/aws-sdk-go-v2/service/elasticloadbalancingv2/types"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/fairway-lb/fairway/providers/lb"
 )
@@ -116,11 +117,15 @@ func (p *Provider) Status(resources []lb.Resource) lb.Status {
 	return status
 }
 
-// together runs reads at the same time and returns the first error.
+// together runs reads at the same time and returns all their errors in the order
+// of the reads: the same trouble is then the same error each time, and whoever has
+// to grant permissions sees which.
 func together(ctx context.Context, reads ...func(context.Context) error) error {
-	g, ctx := errgroup.WithContext(ctx)
-	for _, read := range reads {
-		g.Go(func() error { return read(ctx) })
+	errs := make([]error, len(reads))
+	var all sync.WaitGroup
+	for i, read := range reads {
+		all.Go(func() { errs[i] = read(ctx) })
 	}
-	return g.Wait()
+	all.Wait()
+	return errors.Join(errs...)
 }
