@@ -31,6 +31,41 @@ func TestSuiteCatches(t *testing.T) {
 	}
 }
 
+// deaf is an account that plans no faults, and late one in which they come a
+// call later.
+type (
+	deaf struct{ *Account }
+	late struct{ *Account }
+)
+
+func (deaf) Inject(pt.Fault) {}
+
+func (a late) Inject(f pt.Fault) {
+	f.Operation = ""
+	f.At++
+	a.Account.Inject(f)
+}
+
+// TestSuiteSeesFaultsMiss: a run whose fault does not hit the call it is planned
+// for is not taken for one that rode it out.
+func TestSuiteSeesFaultsMiss(t *testing.T) {
+	for how, open := range map[string]func(pt.Conditions) pt.Account{
+		"never comes": func(c pt.Conditions) pt.Account { return deaf{NewAccount(c)} },
+		"comes late":  func(c pt.Conditions) pt.Account { return late{NewAccount(c)} },
+	} {
+		t.Run(how, func(t *testing.T) {
+			d := description()
+			d.Open = func(_ pt.T, c pt.Conditions) pt.Account { return open(c) }
+			log := &failures{}
+			pt.RunOn(recorder{host: t, part: "a fault at every call/create/error before effect", log: log}, d)
+			if !strings.Contains(log.first, "was to hit call 1 (") {
+				t.Errorf("the suite says %q", log.first)
+			}
+			t.Log(log.first)
+		})
+	}
+}
+
 // examine runs the suite, or the part of it that is named, on what wrap makes of
 // the provider, and returns the names of the cases that fail and what is said
 // first.
