@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/config"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 	"github.com/fairway-lb/fairway/e2e/sandbox"
 )
 
@@ -113,6 +114,14 @@ func TestRealKernel(t *testing.T) {
 	k := Running()
 	wanted := k.Wanted(c)
 	err = host.Do(func() error {
+		// Has the kernel load the module that has these settings.
+		table, err := nft.Open(nft.Config{MasqueradeMark: 1})
+		if err != nil {
+			return err
+		}
+		if err := table.Close(); err != nil {
+			return err
+		}
 		for _, s := range wanted { // the namespace may have inherited them
 			if err := os.WriteFile("/"+s.file, []byte("0"), 0o644); err != nil {
 				return err
