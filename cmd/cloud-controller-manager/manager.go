@@ -163,7 +163,12 @@ func newCloud(name, path string, trust time.Duration, recorder record.EventRecor
 	if err != nil {
 		return nil, fmt.Errorf("--cloud-config %s: %w", path, err)
 	}
-	targets := found.nodes.Targets
+	return assemble(name, clusterName, open, trust, recorder), nil
+}
+
+// assemble returns the framework's view of one of our clouds.
+func assemble(name, clusterName string, open openProvider, trust time.Duration, recorder record.EventRecorder) *fairway.Cloud {
+	targets := clouds[name].nodes.Targets
 	return fairway.New(fairway.Config{
 		Provider: name, ClusterName: clusterName, Open: open, Recorder: recorder,
 		Service: func(s *v1.Service, all []*v1.Node) (lb.Service, error) {
@@ -173,7 +178,7 @@ func newCloud(name, path string, trust time.Duration, recorder record.EventRecor
 		// A look at the cloud is due once per verification; in between the engine
 		// knows what it has made.
 		Options: plan.Options{OnPlan: loadbalancer.LogPlan, OnApplied: loadbalancer.ObserveChange, Trust: trust},
-	}), nil
+	})
 }
 
 // construct implements the framework's ControllerInitFuncConstructor: it
@@ -199,7 +204,7 @@ func (m *manager) construct(_ app.ControllerInitContext, config *cloudconfig.Com
 			return nil, false, err
 		}
 		if election.LeaderElect {
-			held, err := heldLease(ctx, config.Client.CoordinationV1().Leases(election.ResourceNamespace), election.ResourceName)
+			held, err := heldLease(ctx, config.VersionedClient.CoordinationV1().Leases(election.ResourceNamespace), election.ResourceName)
 			if err != nil {
 				klog.ErrorS(err, "The lease will run out instead of being given back at the end, and cannot pause the controller")
 			} else {
