@@ -16,8 +16,8 @@ import (
 // the client's next connection finds nothing there and draws anew: there is
 // nothing to purge.
 //
-// Which slots a client draws follows from its address. So the other addresses of
-// a Service start it at the same endpoint, and so does a map that is full.
+// Which slots a client draws follows from its address, so that the other
+// addresses of a Service start it at the same endpoint.
 
 // spareSlot is, in a pool with affinity, the slot of last resort: the endpoint of
 // another slot once more. It takes the place of slot 0 in pools without, where
