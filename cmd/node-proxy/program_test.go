@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -58,7 +59,7 @@ func confine() {
 	}
 	check("unshare", unix.Unshare(unix.CLONE_NEWNS))
 	check("private", unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-	check("read-only", unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}))
+	check("read-only", readOnly())
 	for c := range uintptr(unix.CAP_LAST_CAP + 1) {
 		if c != unix.CAP_NET_ADMIN {
 			check("capability", unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0))
@@ -67,6 +68,22 @@ func confine() {
 	check("no new privileges", unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
 	check("environment", os.Setenv(roleVariable, "run"))
 	check("exec", syscall.Exec("/proc/self/exe", os.Args, os.Environ()))
+}
+
+// readOnly makes all mounts so.
+func readOnly() error {
+	err := unix.MountSetattr(unix.AT_FDCWD, "/", unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY})
+	if !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	// Before Linux 5.12 it is one at a time.
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if err == nil {
+			err = unix.Mount("none", strings.Fields(line)[4], "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "")
+		}
+	}
+	return err
 }
 
 const (
