@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"debug/elf"
 	_ "embed" // for the script below
 	"errors"
@@ -25,9 +26,13 @@ var initScript []byte
 const slowness = "10"
 
 // writeImage makes the initial file system of a guest that runs the tests of a
-// package: busybox as init and modprobe, the kernel's modules, the nft tool and
-// the compiled tests with their testdata.
-func (k *kit) writeImage(file string, kern kernel, p testPackage, arguments []string) (err error) {
+// package: busybox as init and modprobe, the kernel's modules, the nft tool, the
+// compiled tests and the repository's files.
+func (k *kit) writeImage(ctx context.Context, file string, kern kernel, p testPackage, arguments []string) (err error) {
+	files, err := p.files(ctx)
+	if err != nil {
+		return err
+	}
 	f, err := os.Create(file)
 	if err != nil {
 		return err
@@ -42,12 +47,15 @@ func (k *kit) writeImage(file string, kern kernel, p testPackage, arguments []st
 	w.symlink("sbin/modprobe", "../bin/busybox")
 	w.write("init", 0o755, initScript)
 	w.write("arguments", 0o644, []byte(strings.Join(arguments, "\x00")))
+	w.write("package", 0o644, []byte(p.name))
 	w.tree("lib/modules", filepath.Join(kern.dir, "lib", "modules"))
 	w.program("usr/sbin/nft", filepath.Join(k.dir, "nft"))
 	w.copy("etc/protocols", filepath.Join(k.dir, "nft", "etc", "protocols"))
-	w.copy("work/test", p.binary)
-	if testdata := filepath.Join(p.dir, "testdata"); exists(testdata) {
-		w.tree("work/testdata", testdata)
+	w.copy("test", p.binary)
+	for _, name := range files {
+		if from := filepath.Join(p.root, name); exists(from) { // or is about to be removed
+			w.copy("repository/"+name, from)
+		}
 	}
 	return w.close()
 }

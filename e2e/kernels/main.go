@@ -14,15 +14,17 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // options are what the command line says.
@@ -79,20 +81,9 @@ func test(ctx context.Context, o options, patterns []string) (err error) {
 			return err
 		}
 	}
-	var results []result
-	for _, s := range wanted {
-		kern, err := kit.kernel(s)
-		if err != nil {
-			return err
-		}
-		for _, p := range packages {
-			r := runOne(ctx, kit, kern, p, o, dir)
-			results = append(results, r)
-			fmt.Fprintf(os.Stderr, "kernels: %s\n", r)
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-		}
+	results, err := runAll(ctx, kit, wanted, packages, o, dir)
+	if err != nil {
+		return err
 	}
 	text := table(results)
 	fmt.Print("\n", text)
@@ -123,35 +114,60 @@ func choose(list string) ([]series, error) {
 	return chosen, nil
 }
 
-// runOne runs a package's tests under a kernel and prints what they printed if
-// that is of interest.
-func runOne(ctx context.Context, kit *kit, k kernel, p testPackage, o options, dir string) result {
-	r := result{kernel: k, test: p}
+// runAll runs each package's tests under each kernel, as many at once as this
+// machine has processors: a guest has one. The error says that they were not run
+// to the end; how they went is in the results.
+func runAll(ctx context.Context, kit *kit, wanted []series, packages []testPackage, o options, dir string) ([]result, error) {
+	var results []result
+	for _, s := range wanted {
+		k, err := kit.kernel(s)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range packages {
+			results = append(results, result{kernel: k, test: p})
+		}
+	}
+	var guests errgroup.Group
+	guests.SetLimit(runtime.NumCPU())
+	for i := range results {
+		guests.Go(func() error {
+			own := filepath.Join(dir, fmt.Sprint(i))
+			if err := os.Mkdir(own, 0o755); err != nil {
+				return err
+			}
+			r := &results[i]
+			r.run(ctx, kit, o, own)
+			fmt.Fprintf(os.Stderr, "kernels: %s\n", r)
+			return errors.Join(ctx.Err(), os.RemoveAll(own))
+		})
+	}
+	return results, guests.Wait()
+}
+
+// run boots the kernel with the package's tests, in a folder of its own, and
+// prints what they printed if that is of interest.
+func (r *result) run(ctx context.Context, kit *kit, o options, dir string) {
 	arguments := []string{"-test.v=test2json", "-test.timeout=" + (patience - time.Minute).String()}
 	if o.run != "" {
 		arguments = append(arguments, "-test.run="+o.run)
 	}
 	image := filepath.Join(dir, "initramfs")
-	if r.err = kit.writeImage(image, k, p, arguments); r.err != nil {
-		return r
+	if r.err = kit.writeImage(ctx, image, r.kernel, r.test, arguments); r.err != nil {
+		return
 	}
 	start := time.Now()
 	var console strings.Builder
-	var w io.Writer = &console
-	if o.verbose {
-		w = io.MultiWriter(&console, os.Stderr)
-	}
 	var status string
-	status, r.err = kit.boot(ctx, k, image, dir, w)
+	status, r.err = kit.boot(ctx, r.kernel, image, dir, &console)
 	r.took = time.Since(start)
 	r.count(console.String())
 	if r.err == nil {
 		r.err = r.judge(status)
 	}
-	if r.err != nil && !o.verbose {
-		fmt.Fprintf(os.Stderr, "=== what %s printed under %s\n%s\n", p.name, k.release, strings.ReplaceAll(console.String(), "\x16", ""))
+	if r.err != nil || o.verbose {
+		fmt.Fprintf(os.Stderr, "=== what %s printed under %s\n%s\n", r.test.name, r.kernel.release, strings.ReplaceAll(console.String(), "\x16", ""))
 	}
-	return r
 }
 
 // commit names what is tested, as well as it can be named.

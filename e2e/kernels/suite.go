@@ -23,22 +23,22 @@ const sandboxPackage = "github.com/fairway-lb/fairway/e2e/sandbox"
 type testPackage struct {
 	path   string // import path
 	name   string // the same, below the module
-	dir    string
+	root   string // the module's folder
 	binary string // the compiled tests
 }
 
 // kernelTests finds the packages among the patterns whose tests run in a
 // sandbox.
 func kernelTests(ctx context.Context, patterns []string) ([]testPackage, error) {
-	out, err := output(ctx, "go", append([]string{"list", "-json=ImportPath,Dir,Module,TestImports,XTestImports"}, patterns...)...)
+	out, err := output(ctx, "go", append([]string{"list", "-json=ImportPath,Module,TestImports,XTestImports"}, patterns...)...)
 	if err != nil {
 		return nil, err
 	}
 	var packages []testPackage
 	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
 		var p struct {
-			ImportPath, Dir           string
-			Module                    struct{ Path string }
+			ImportPath                string
+			Module                    struct{ Path, Dir string }
 			TestImports, XTestImports []string
 		}
 		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
@@ -47,13 +47,23 @@ func kernelTests(ctx context.Context, patterns []string) ([]testPackage, error) 
 			return nil, fmt.Errorf("read what go list says: %w", err)
 		}
 		if slices.Contains(append(p.TestImports, p.XTestImports...), sandboxPackage) {
-			packages = append(packages, testPackage{path: p.ImportPath, name: strings.TrimPrefix(p.ImportPath, p.Module.Path+"/"), dir: p.Dir})
+			packages = append(packages, testPackage{path: p.ImportPath, name: strings.TrimPrefix(p.ImportPath, p.Module.Path+"/"), root: p.Module.Dir})
 		}
 	}
 	if packages == nil {
 		return nil, fmt.Errorf("no package in %v has tests that import %s", patterns, sandboxPackage)
 	}
 	return packages, nil
+}
+
+// files lists those of the repository, below its root. The tests read some,
+// beside their own folder's.
+func (p *testPackage) files(ctx context.Context) ([]string, error) {
+	out, err := output(ctx, "git", "-C", p.root, "ls-files", "-z")
+	if err != nil {
+		return nil, err
+	}
+	return strings.FieldsFunc(string(out), func(r rune) bool { return r == 0 }), nil
 }
 
 // compile makes the package's test program below dir, without a C library: there
