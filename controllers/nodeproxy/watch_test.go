@@ -153,6 +153,14 @@ func TestRun(t *testing.T) {
 	until(t, "unallocated addresses are dropped", func() bool {
 		return w.ask(t, "a", "tcp", target{"unallocated", 80}.at(0), patience/10) == timeout
 	})
+	// A Service that another proxy is to serve leaves what was selected.
+	labelled := newTestService("web", func(s *corev1.Service) { s.Labels = map[string]string{LabelServiceProxyName: "other"} })
+	api.events[pathServices] <- watchEvent{"DELETED", typed(pathServices, labelled)}
+	until(t, "it is not served here any more", func() bool {
+		return w.ask(t, "client", "tcp", atNode.at(0), patience/10) == refused
+	})
+	api.events[pathServices] <- watchEvent{"ADDED", typed(pathServices, newTestService("web"))}
+	answeredBy("b")
 	draining := newTestNode(addr2("node")...)
 	draining.Spec.Taints = []corev1.Taint{{Key: "ToBeDeletedByClusterAutoscaler"}}
 	api.events[pathNodes] <- watchEvent{"MODIFIED", typed(pathNodes, draining)}

@@ -79,6 +79,7 @@ func (t *Table) takeOver(found *survey, services map[string]*Service) (map[strin
 	if err := t.writer().apply(slices.Sorted(maps.Keys(services)), services, rejected); err != nil {
 		return nil, err
 	}
+	t.keep(rejected)
 	if err := t.releaseUnclaimed(); err != nil {
 		return nil, err
 	}
@@ -89,6 +90,26 @@ func (t *Table) takeOver(found *survey, services map[string]*Service) (map[strin
 	}
 	return rejected, errFirst(t.remove(bridgeName), t.remember())
 }
+
+// keep leaves Services that the kernel refused what an earlier run gave them.
+func (t *Table) keep(rejected map[string]error) {
+	for f, have := range t.known.frontends {
+		if _, refused := rejected[have.owner]; !refused || !have.found {
+			continue
+		}
+		have.found, have.backends = false, Backends{Policy: policyUnknown}
+		t.known.frontends[f] = have
+		s := t.known.services[have.owner]
+		if s == nil {
+			s = &Service{Frontends: make(map[Frontend]Backends)}
+			t.known.services[have.owner] = s
+		}
+		s.Frontends[f] = have.backends
+	}
+}
+
+// policyUnknown is that of a frontend an earlier run made: no other is equal.
+const policyUnknown Policy = 1<<8 - 1
 
 // releaseUnclaimed takes out what an earlier run left and nobody wants, in
 // transactions that any socket takes.

@@ -234,6 +234,42 @@ func TestTakeOverInPieces(t *testing.T) {
 	})
 }
 
+// TestRefusedAtRestart finds a Service that became one the kernel cannot take: it
+// keeps what it had, until it can be taken or is gone.
+func TestRefusedAtRestart(t *testing.T) {
+	host := newHost(t)
+	table := open(t, host, true)
+	services := many(30, 4)
+	mustLoad(t, table, services)
+	before := keysOf(t, host, mapServices)
+	bad := with(services["ns/s7"], endpoints(1))
+	bad.Frontends[Frontend{Addr: netip.MustParseAddr("fd00::1"), Protocol: TCP, Port: 80}] = Backends{}
+	good := services["ns/s7"]
+	services["ns/s7"] = bad
+	table = reopen(t, host, table, true)
+	rejected, err := table.Load(services)
+	expectOnly(t, rejected, err, "ns/s7")
+	if now := keysOf(t, host, mapServices); now != before {
+		t.Errorf("the frontends are\n%s\nbefore\n%s", now, before)
+	}
+	for _, next := range []*Service{with(good, nil), good, nil} {
+		mustApply(t, table, map[string]*Service{"ns/s7": next})
+		fresh := newHost(t)
+		wanted := maps.Clone(services)
+		wanted["ns/s7"] = next
+		if next == nil {
+			delete(wanted, "ns/s7")
+		}
+		mustLoad(t, open(t, fresh, true), wanted)
+		if got, want := keysOf(t, host, mapServices), keysOf(t, fresh, mapServices); got != want {
+			t.Errorf("the frontends are\n%s\nwhere a fresh table has\n%s", got, want)
+		}
+	}
+	if err := table.Verify(); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestOtherLayout replaces a table of another version and of another
 // configuration, there and back.
 func TestOtherLayout(t *testing.T) {
