@@ -1,11 +1,16 @@
 package main
 
 import (
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+	"time"
 )
 
 // kubeProxyVariable names a kube-proxy to take over from, as `make
@@ -34,8 +39,53 @@ func (s *stage) startKubeProxy() *exec.Cmd {
 	return cmd
 }
 
+// times are what differs between any two answers.
+var times = regexp.MustCompile(`"\d{4}-\d\d-\d\dT[^"]+"`)
+
+// answers returns what the program of the node says to who checks its health:
+// codes, headers and bodies.
+func (s *stage) answers() string {
+	s.t.Helper()
+	s.healthy()
+	// kube-proxy says so before it has programmed anything.
+	s.until("all is programmed", func() bool {
+		code, _ := s.get(healthCheckNodePort, "/")
+		_, body := s.get("127.0.0.1:10256", "/livez")
+		return code != 0 && strings.Contains(body, "IPv4") && strings.Contains(body, "IPv6")
+	})
+	var out strings.Builder
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: s.hosts["node"].DialContext, DisableKeepAlives: true}}
+	for _, url := range []string{"http://127.0.0.1:10256/healthz", "http://127.0.0.1:10256/livez", "http://" + healthCheckNodePort + "/any", "http://127.0.0.1:10249/proxyMode"} {
+		response, err := client.Get(url)
+		must(s.t, err)
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		must(s.t, err)
+		response.Header.Del("Date")
+		response.Header.Del("Content-Length") // of times with more or fewer digits
+		fmt.Fprintf(&out, "%s\n%d %v\n%s\n", url, response.StatusCode, response.Header, times.ReplaceAll(body, []byte(`"time"`)))
+	}
+	return out.String()
+}
+
+// metricNames returns the kube-proxy metrics that the program of the node has,
+// each with its labels' names.
+func (s *stage) metricNames() map[string]bool {
+	_, text := s.get("127.0.0.1:10249", "/metrics")
+	label := regexp.MustCompile(`(\w+)="[^"]*"`)
+	names := make(map[string]bool)
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "kubeproxy_") {
+			continue
+		}
+		name, _, _ := strings.Cut(line, " ")
+		names[label.ReplaceAllString(name, "$1")] = true
+	}
+	return names
+}
+
 // TestRealKubeProxy is TestTakeover with kube-proxy itself in place of rules like
-// its.
+// its. Who asks for health and metrics notices no difference.
 func TestRealKubeProxy(t *testing.T) {
 	if os.Getenv(kubeProxyVariable) == "" {
 		t.Skip("not asked for: make test-kube-proxy builds kube-proxy from its module and takes its place")
@@ -46,6 +96,7 @@ func TestRealKubeProxy(t *testing.T) {
 	s.until("kube-proxy serves", func() bool { _, err := s.ask("client", atNode); return err == nil })
 	f := s.traffic()
 	s.flows(f, "through kube-proxy")
+	said1, names1 := s.answers(), s.metricNames()
 	must(t, kubeProxy.Process.Kill())
 	if err := kubeProxy.Wait(); err == nil {
 		t.Error("kube-proxy ended in peace")
@@ -53,9 +104,18 @@ func TestRealKubeProxy(t *testing.T) {
 	if said, err := s.run(); err == nil || !strings.Contains(said, "(nftables)") {
 		t.Errorf("a first start beside kube-proxy's rules: %v, saying %q", err, said)
 	}
-	p := s.start("run", "--takeover")
+	p := s.start("run", "--takeover", "--ipv6=yes")
 	s.until("kube-proxy's rules are gone", func() bool { return !strings.Contains(s.nft("list", "tables"), "kube-proxy") })
 	s.flows(f, "after the takeover")
+	if said2 := s.answers(); said2 != said1 {
+		t.Errorf("kube-proxy answers\n%s\nnode-proxy answers\n%s", said1, said2)
+	}
+	names2 := s.metricNames()
+	for name := range names1 {
+		if !names2[name] {
+			t.Errorf("kube-proxy has the metric %s, node-proxy has not", name)
+		}
+	}
 
 	s.startKubeProxy()
 	s.until("kube-proxy is back, and told", func() bool {
