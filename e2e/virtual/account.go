@@ -113,11 +113,15 @@ func (a *Account) Close() {
 	a.Account.Close()
 }
 
+func (a *Account) client() *http.Client {
+	return &http.Client{Transport: a.transport, Timeout: 30 * time.Second}
+}
+
 // Open makes the real provider on the account, as cloudprovider.Config.Open.
 func (a *Account) Open(ctx context.Context, cluster lb.Cluster) (lb.Provider, error) {
 	return aws.New(ctx, aws.Config{Cluster: aws.ClusterConfig{Name: ClusterName}}, cluster,
 		config.WithRegion(region), config.WithBaseEndpoint("http://aws.test"),
-		config.WithHTTPClient(&http.Client{Transport: a.transport, Timeout: 30 * time.Second}),
+		config.WithHTTPClient(a.client()),
 		config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider("AKIDPROVIDER", "secret", "")),
 		// Nothing of the machine the tests run on.
 		config.WithSharedConfigFiles([]string{}), config.WithSharedCredentialsFiles([]string{}),

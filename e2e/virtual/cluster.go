@@ -7,12 +7,15 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedcore "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/cloud-provider/controllers/service"
+	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
 	"k8s.io/controller-manager/pkg/clientbuilder"
 
 	"github.com/fairway-lb/fairway/controllers/loadbalancer"
@@ -73,6 +76,7 @@ const (
 // event recorders, and the cloud.
 type Run struct {
 	Client   kubernetes.Interface
+	Builder  clientbuilder.ControllerClientBuilder
 	Informer informers.SharedInformerFactory
 	Recorder record.EventRecorder
 	Cloud    *cloudprovider.Cloud
@@ -109,7 +113,8 @@ func (c *Cluster) Start() (*Run, error) {
 		Status:  loadbalancer.StatusFrom,
 		Options: plan.Options{Trust: 30 * time.Minute},
 	})
-	r.Cloud.Initialize(clientbuilder.SimpleControllerClientBuilder{ClientConfig: config}, nil)
+	r.Builder = clientbuilder.SimpleControllerClientBuilder{ClientConfig: config}
+	r.Cloud.Initialize(r.Builder, nil)
 	return r, nil
 }
 
@@ -123,6 +128,20 @@ func (r *Run) OurController(o loadbalancer.Options) error {
 		return err
 	}
 	r.Go(controller.Run)
+	return nil
+}
+
+// StockController starts the framework's own Service controller.
+func (r *Run) StockController() error {
+	core := r.Informer.Core().V1()
+	controller, err := service.New(r.Cloud, r.Client, core.Services(), core.Nodes(), ClusterName, utilfeature.DefaultFeatureGate)
+	if err != nil {
+		return err
+	}
+	const workers = 10
+	r.Go(func(ctx context.Context) {
+		controller.Run(ctx, workers, controllersmetrics.NewControllerManagerMetrics("test"))
+	})
 	return nil
 }
 
