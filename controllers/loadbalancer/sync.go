@@ -142,7 +142,7 @@ func (c *Controller) ensure(ctx context.Context, key string, svc *v1.Service, m 
 	if err != nil {
 		return c.failed(ctx, svc, m, result, err)
 	}
-	return c.succeeded(ctx, svc, m, s, result)
+	return c.succeeded(ctx, svc, m, result)
 }
 
 // confirmed reports whether a Service that another life of this controller left
@@ -200,7 +200,7 @@ func (c *Controller) rehearse(ctx context.Context, s lb.Service, m *memory) (tim
 }
 
 // succeeded shows a load balancer that is as the Service wants it.
-func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, s lb.Service, result plan.Result) (time.Duration, string) {
+func (c *Controller) succeeded(ctx context.Context, svc *v1.Service, m *memory, result plan.Result) (time.Duration, string) {
 	status := StatusFrom(result.Status, svc.Spec.Ports)
 	if len(status.Ingress) == 0 {
 		return c.failed(ctx, svc, m, result, &lb.Error{Kind: lb.Pending, Op: "read the load balancer's address", Message: "the cloud has not assigned one yet", RetryAfter: firstRetry})
