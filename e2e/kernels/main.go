@@ -58,6 +58,9 @@ func test(ctx context.Context, o options, patterns []string) (err error) {
 	if len(patterns) == 0 {
 		return errors.New("name the packages to test, ./controllers/nodeproxy/... for instance")
 	}
+	if o.table != "" && (o.run != "" || o.kernels != "") {
+		return errors.New("the table is of all kernels and tests: leave out -kernels and -run")
+	}
 	wanted, err := choose(o.kernels)
 	if err != nil {
 		return err
