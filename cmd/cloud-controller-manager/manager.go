@@ -36,8 +36,10 @@ import (
 type manager struct {
 	ctx     context.Context // ends when the program shall
 	options loadbalancer.Options
-	running sync.WaitGroup
-	held    atomic.Pointer[lease] // nil while we do not lead
+	// services is which controller sees to Services: ownServices or stockServices.
+	services string
+	running  sync.WaitGroup
+	held     atomic.Pointer[lease] // nil while we do not lead
 }
 
 func newManager(ctx context.Context) *manager { return &manager{ctx: ctx} }
@@ -97,6 +99,7 @@ func (m *manager) command(stop <-chan struct{}) *cobra.Command {
 	cmd.Long = "Gives the cluster's Services of type LoadBalancer their load balancers, and its Nodes what the cloud knows of their machines.\n" +
 		"It must reach the API server by an address that is not a ClusterIP (--kubeconfig or --master)."
 	m.inClassMode(cmd)
+	m.checkServices(cmd)
 	return cmd
 }
 
@@ -110,6 +113,8 @@ func (m *manager) flags() cliflag.NamedFlagSets {
 	f.DurationVar(&m.options.VerifyEvery, "verify-interval", time.Hour, "About how often each Service is compared with the cloud when nothing calls for it, to find and repair what others have changed.")
 	f.DurationVar(&m.options.SweepEvery, "sweep-interval", 10*time.Minute, "About how often all Services together are compared with the cloud by a few list calls, to find what others have changed and what belongs to no Service any more. Less than 0 for never.")
 	f.BoolVar(&m.options.DeleteOrphans, "delete-orphans", false, "Delete what Services that are no more have left in the cloud, from the sweep after the one that reported it on. Default: only report it.")
+	f.StringVar(&m.services, "service-controller", ownServices,
+		"Which controller sees to Services: "+ownServices+", or "+stockServices+" for the framework's own, which works on the same cloud but repairs no drift, calls the cloud for each node by itself and serves no loadBalancerClass.")
 	f.BoolVar(&m.options.DryRun, "dry-run", false, "Log the plan for each Service and change nothing, neither in the cloud nor in Kubernetes.")
 	return sets
 }
@@ -183,7 +188,10 @@ func assemble(name, clusterName string, open openProvider, trust time.Duration, 
 
 // construct implements the framework's ControllerInitFuncConstructor: it
 // registers with the informers and starts the controller, which waits for them.
-func (m *manager) construct(_ app.ControllerInitContext, config *cloudconfig.CompletedConfig, c cloudprovider.Interface) app.InitFunc {
+func (m *manager) construct(init app.ControllerInitContext, config *cloudconfig.CompletedConfig, c cloudprovider.Interface) app.InitFunc {
+	if m.services == stockServices {
+		return m.starts(m.startStockServices)(init, config, c)
+	}
 	return func(ctx context.Context, _ genericmanager.ControllerContext) (controller.Interface, bool, error) {
 		core := config.SharedInformers.Core().V1()
 		for _, informer := range []cache.SharedIndexInformer{core.Services().Informer(), core.Nodes().Informer()} {

@@ -33,6 +33,7 @@ import (
 	ccmconfig "k8s.io/cloud-provider/config"
 	serviceconfig "k8s.io/cloud-provider/controllers/service/config"
 	componentconfig "k8s.io/component-base/config"
+	controllersmetrics "k8s.io/component-base/metrics/prometheus/controllers"
 	genericmanager "k8s.io/controller-manager/app"
 	genericconfig "k8s.io/controller-manager/config"
 	"k8s.io/utils/ptr"
@@ -56,6 +57,7 @@ type serviceWorld struct {
 	events  *reasons
 	keys    string               // path of the credentials file
 	options loadbalancer.Options // of the next start
+	stock   bool                 // with the framework's own Service controller
 
 	manager *manager
 	end     context.CancelFunc // SIGTERM
@@ -155,6 +157,9 @@ func (w *serviceWorld) start() {
 	ctx, end := context.WithCancel(w.Context())
 	w.manager, w.end = newManager(ctx), end
 	w.manager.options = w.options
+	if w.stock {
+		w.manager.services = stockServices
+	}
 	open := func(ctx context.Context, c lb.Cluster) (lb.Provider, error) {
 		return aws.New(ctx, aws.Config{Cluster: aws.ClusterConfig{Name: "demo"}, VPC: nodesVPC}, c, awsconfig.WithRegion("eu-west-1"),
 			awsconfig.WithHTTPClient(w.http), awsconfig.WithBaseEndpoint("http://aws.test"), aws.Reporting(loadbalancer.ObserveCall))
@@ -172,7 +177,8 @@ func (w *serviceWorld) start() {
 	}).Complete()
 	// The framework's leader context, which no signal ends.
 	leading, lost := context.WithCancel(context.Background())
-	if _, _, err := w.manager.construct(app.ControllerInitContext{}, config, cloud)(leading, genericmanager.ControllerContext{}); err != nil {
+	if _, _, err := w.manager.construct(app.ControllerInitContext{}, config, cloud)(leading,
+		genericmanager.ControllerContext{ControllerManagerMetrics: controllersmetrics.NewControllerManagerMetrics("test")}); err != nil {
 		w.Fatal(err)
 	}
 	config.SharedInformers.Start(leading.Done())
