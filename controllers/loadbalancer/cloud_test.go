@@ -26,9 +26,10 @@ type memoryCloud struct {
 	calls []string
 	// surveyed says that the whole cloud can be listed at once.
 	surveyed bool
-	// terminated are the nodes whose machines are gone; blind, when set, is the
-	// answer to who asks for them.
+	// terminated are the nodes whose machines are gone, with amnesia all; blind,
+	// when set, is the answer to who asks for them.
 	terminated map[string]bool
+	amnesia    bool
 	blind      error
 }
 
@@ -127,7 +128,7 @@ func (m *memoryCloud) Gone(_ context.Context, r lb.Resource, items []string) ([]
 	if m.blind != nil {
 		return nil, m.blind
 	}
-	return slices.DeleteFunc(slices.Clone(items), func(node string) bool { return !m.terminated[node] }), nil
+	return slices.DeleteFunc(slices.Clone(items), func(node string) bool { return !m.terminated[node] && !m.amnesia }), nil
 }
 
 func (m *memoryCloud) Observe(_ context.Context, o lb.Owner) ([]lb.Resource, error) {

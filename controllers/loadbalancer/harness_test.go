@@ -135,6 +135,18 @@ func withTaint(key string) func(*v1.Node) {
 	}
 }
 
+// terminate removes a Node whose machine is gone.
+func (w *world) terminate(name string) {
+	w.t.Helper()
+	w.cloud.set(func() {
+		if w.cloud.terminated == nil {
+			w.cloud.terminated = map[string]bool{}
+		}
+		w.cloud.terminated[name] = true
+	})
+	w.removeNode(name)
+}
+
 func (w *world) removeNode(name string) {
 	w.t.Helper()
 	w.check(w.client.CoreV1().Nodes().Delete(w.t.Context(), name, metav1.DeleteOptions{}))

@@ -370,7 +370,7 @@ func TestCheckpointsWaitForNodesToSettle(t *testing.T) {
 		for i := range 90 { // half an hour
 			w.addNode(fmt.Sprintf("new-%02d", i))
 			w.pass(10 * time.Second)
-			w.removeNode(cmp.Or(last, "node-1"))
+			w.terminate(cmp.Or(last, "node-1"))
 			w.pass(10 * time.Second)
 			last = fmt.Sprintf("new-%02d", i)
 		}
