@@ -24,7 +24,13 @@ func (e *Engine) stillOwned(ctx context.Context, p Plan, remembered []lb.Resourc
 	if len(own) == 0 {
 		return false, nil
 	}
-	return from.StillOwned(ctx, own)
+	ok, err := from.StillOwned(ctx, own)
+	if lb.KindOf(err) == lb.Denied {
+		// Who may not ask this may still look; and if not, each attempt, from
+		// memory or not, is refused in the same words.
+		return false, nil
+	}
+	return ok, err
 }
 
 // membership reports whether c changes nothing but the items of a braked set.

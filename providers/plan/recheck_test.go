@@ -146,9 +146,17 @@ func TestChangeFromMemory(t *testing.T) {
 	t.Run("when the marks cannot be read", func(t *testing.T) {
 		cloud := newMarked()
 		e := remembering(t, cloud)
-		cloud.want, cloud.calls, cloud.err = wider, nil, &lb.Error{Kind: lb.Denied, Op: "read tags"}
-		if _, err := e.Reconcile(t.Context(), lb.Service{ServiceRef: web}); lb.KindOf(err) != lb.Denied || len(cloud.calls) > 0 {
+		cloud.want, cloud.calls, cloud.err = wider, nil, &lb.Error{Kind: lb.Unavailable, Op: "read tags"}
+		if _, err := e.Reconcile(t.Context(), lb.Service{ServiceRef: web}); lb.KindOf(err) != lb.Unavailable || len(cloud.calls) > 0 {
 			t.Errorf("error %v, calls %v", err, cloud.calls)
+		}
+	})
+	t.Run("when the marks alone may not be read", func(t *testing.T) {
+		cloud := newMarked()
+		e := remembering(t, cloud)
+		cloud.want, cloud.looks, cloud.err = wider, 0, &lb.Error{Kind: lb.Denied, Op: "read tags"}
+		if _, err := e.Reconcile(t.Context(), lb.Service{ServiceRef: web}); err != nil || cloud.looks != 1 {
+			t.Errorf("error %v, %d looks, want 1", err, cloud.looks)
 		}
 	})
 }
