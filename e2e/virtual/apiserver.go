@@ -126,7 +126,7 @@ func answer(w http.ResponseWriter, status int, o any) {
 
 func refuse(w http.ResponseWriter, err error) {
 	status := apierrors.NewInternalError(err).Status()
-	if known, ok := err.(apierrors.APIStatus); ok { //nolint:errorlint // it is made just before
+	if known, ok := err.(apierrors.APIStatus); ok {
 		status = known.Status()
 	}
 	status.TypeMeta = metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}

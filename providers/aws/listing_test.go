@@ -39,7 +39,7 @@ func newCounted() *counted {
 }
 
 // get returns the number of the list that serves the Service of the given UID.
-func (c *counted) get(t *testing.T, ctx context.Context, uid string) string {
+func (c *counted) get(ctx context.Context, t *testing.T, uid string) string {
 	t.Helper()
 	items, err := c.of(ctx, lb.ServiceRef{UID: uid})
 	if err != nil {
@@ -58,18 +58,18 @@ func TestListIsSharedWhileItIsBelieved(t *testing.T) {
 		var all sync.WaitGroup
 		for n := range 10 {
 			all.Go(func() {
-				if got := c.get(t, t.Context(), fmt.Sprint(n)); got != "[1]" {
+				if got := c.get(t.Context(), t, fmt.Sprint(n)); got != "[1]" {
 					t.Errorf("among ten at the same time: got list %s", got)
 				}
 			})
 		}
 		all.Wait()
 		time.Sleep(8900 * time.Millisecond) // a list that took one second is believed for ten
-		if got := c.get(t, t.Context(), "late"); got != "[1]" {
+		if got := c.get(t.Context(), t, "late"); got != "[1]" {
 			t.Errorf("before it is too old: got list %s", got)
 		}
 		time.Sleep(200 * time.Millisecond)
-		if got := c.get(t, t.Context(), "later"); got != "[2]" {
+		if got := c.get(t.Context(), t, "later"); got != "[2]" {
 			t.Errorf("when it is too old: got list %s", got)
 		}
 	})
@@ -78,13 +78,13 @@ func TestListIsSharedWhileItIsBelieved(t *testing.T) {
 func TestListIsNewerThanTheServicesOwnWrites(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCounted()
-		c.get(t, t.Context(), "a")
+		c.get(t.Context(), t, "a")
 		c.diary.wrote(writeOf("a"))
-		if got := c.get(t, t.Context(), "b"); got != "[1]" {
+		if got := c.get(t.Context(), t, "b"); got != "[1]" {
 			t.Errorf("who has written nothing: got list %s", got)
 		}
 		started := time.Now()
-		if got := c.get(t, t.Context(), "a"); got != "[2]" {
+		if got := c.get(t.Context(), t, "a"); got != "[2]" {
 			t.Errorf("who has written: got list %s", got)
 		}
 		if waited := time.Since(started); waited != 10*time.Second {
@@ -94,10 +94,10 @@ func TestListIsNewerThanTheServicesOwnWrites(t *testing.T) {
 		// A write in the middle of a list.
 		time.Sleep(time.Minute)
 		var other sync.WaitGroup
-		other.Go(func() { c.get(t, t.Context(), "b") })
+		other.Go(func() { c.get(t.Context(), t, "b") })
 		synctest.Wait()
 		c.diary.wrote(writeOf("a"))
-		if got := c.get(t, t.Context(), "a"); got != "[4]" {
+		if got := c.get(t.Context(), t, "a"); got != "[4]" {
 			t.Errorf("who has written while a list was under way: got list %s", got)
 		}
 		other.Wait()
@@ -118,13 +118,13 @@ func TestListIsNotLostWithWhoAskedFirst(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var all sync.WaitGroup
 		all.Go(func() {
-			if got := c.get(t, ctx, "first"); got != string(lb.Unavailable) {
+			if got := c.get(ctx, t, "first"); got != string(lb.Unavailable) {
 				t.Errorf("who gave up: got %s", got)
 			}
 		})
 		synctest.Wait()
 		all.Go(func() {
-			if got := c.get(t, t.Context(), "second"); got != "[1]" {
+			if got := c.get(t.Context(), t, "second"); got != "[1]" {
 				t.Errorf("who waits on: got list %s", got)
 			}
 		})
@@ -136,16 +136,16 @@ func TestListIsNotLostWithWhoAskedFirst(t *testing.T) {
 		time.Sleep(time.Minute)
 		ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
 		defer cancel()
-		c.get(t, ctx, "first")
-		if got := c.get(t, t.Context(), "second"); got != "[3]" {
+		c.get(ctx, t, "first")
+		if got := c.get(t.Context(), t, "second"); got != "[3]" {
 			t.Errorf("after a look that was given up: got list %s", got)
 		}
 
 		time.Sleep(time.Minute)
 		c.err = errors.New("no")
-		c.get(t, t.Context(), "first")
+		c.get(t.Context(), t, "first")
 		c.err = nil
-		if got := c.get(t, t.Context(), "first"); got != "[5]" {
+		if got := c.get(t.Context(), t, "first"); got != "[5]" {
 			t.Errorf("after an error: got list %s", got)
 		}
 	})
