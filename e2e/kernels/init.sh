@@ -6,6 +6,8 @@ busybox mount -t proc proc /proc
 busybox mount -t sysfs sysfs /sys
 busybox mount -t devtmpfs devtmpfs /dev
 busybox mount -t tmpfs tmpfs /tmp
+# Of legacy iptables the program loads the modules, not the kernel by itself.
+busybox modprobe -a iptable_nat ip6table_nat
 echo "release $(busybox uname -r)" >/dev/ttyS1
 # A skipped test would go unnoticed here: CI makes it a failure.
 export PATH HOME=/root TMPDIR=/tmp CI=true FAIRWAY_REQUIRE_NFT=1 FAIRWAY_TEST_SLOWNESS="$slowness"
