@@ -19,7 +19,7 @@ func (c *Controller) onNodes(change nodes.Change) {
 		return
 	}
 	for _, svc := range services {
-		if key := keyOf(svc); c.wanted(svc) && !(change.Waits && c.hasTargets(key)) {
+		if key := keyOf(svc); c.wanted(svc) && (!change.Waits || !c.hasTargets(key)) {
 			c.queue.add(key, byNode)
 		}
 	}
