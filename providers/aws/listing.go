@@ -9,14 +9,17 @@ import (
 	"github.com/fairway-lb/fairway/providers/lb"
 )
 
-// How long a list is believed: a multiple of the time it took, so that lists are
-// under way for a tenth of the time at most, however long they are and however
-// many Services are looked at. Each by itself would otherwise read all pages of
-// all others.
+// How long a list is believed by who has written nothing since it was begun, and
+// how soon after it another may begin for who has: multiples of the time it took, so
+// that lists are under way for a tenth of the time at most, however long they are
+// and however many Services are looked at. Each by itself would otherwise read all
+// pages of all others.
 const (
-	believed = 10
-	// longestBelief bounds that where lists take long because AWS is slow.
-	longestBelief = 10 * time.Second
+	believed = 30
+	apart    = 10
+	// longestBelief and longestApart bound them where AWS is slow.
+	longestBelief = 30 * time.Second
+	longestApart  = 10 * time.Second
 )
 
 // listing shares a list of all that an account has of a kind among those who look
@@ -40,7 +43,17 @@ type look[T any] struct {
 	items   []T
 	err     error
 	until   time.Time // when it is no longer believed
+	next    time.Time // when another may begin
 }
+
+// serves reports whether what the look shows, or will, is new enough for who wrote
+// last in the given entry.
+func (k *look[T]) serves(since uint64) bool {
+	return k.entry >= since && (!k.over() || time.Now().Before(k.until))
+}
+
+// replaced reports whether another look may begin.
+func (k *look[T]) replaced() bool { return k.over() && !time.Now().Before(k.next) }
 
 // over reports whether the look has ended.
 func (k *look[T]) over() bool {
@@ -55,7 +68,7 @@ func (k *look[T]) over() bool {
 // of returns what is listed, as new as s must have it; it must not be changed.
 func (l *listing[T]) of(ctx context.Context, s lb.ServiceRef) ([]T, error) {
 	for since := l.diary.last(s); ; {
-		found := l.join(ctx)
+		found := l.join(ctx, since)
 		err := waitFor(ctx, found.done)
 		l.leave(found)
 		if err != nil {
@@ -64,18 +77,18 @@ func (l *listing[T]) of(ctx context.Context, s lb.ServiceRef) ([]T, error) {
 		if found.entry >= since {
 			return found.items, found.err
 		}
-		if err := pause(ctx, time.Until(found.until)); err != nil {
+		if err := pause(ctx, time.Until(found.next)); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// join returns the look that is under way or believed, a new one if there is
-// none; leave must follow.
-func (l *listing[T]) join(ctx context.Context) *look[T] {
+// join returns the last look, or a new one where that does not serve and is old
+// enough; leave must follow.
+func (l *listing[T]) join(ctx context.Context, since uint64) *look[T] {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.last == nil || l.last.over() && !time.Now().Before(l.last.until) {
+	if l.last == nil || !l.last.serves(since) && l.last.replaced() {
 		// It is for all who join, and so does not end with the first of them.
 		shared, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		l.last = &look[T]{began: time.Now(), entry: l.diary.now(), cancel: cancel, done: make(chan struct{})}
@@ -104,9 +117,11 @@ func (k *look[T]) take(ctx context.Context, list func(context.Context) ([]T, err
 	defer k.cancel()
 	defer close(k.done)
 	k.items, k.err = list(ctx)
-	k.until = k.began // an error is not believed
+	k.until, k.next = k.began, k.began // an error is not believed
 	if k.err == nil {
-		k.until = k.began.Add(min(believed*time.Since(k.began), longestBelief))
+		took := time.Since(k.began)
+		k.until = k.began.Add(min(believed*took, longestBelief))
+		k.next = k.began.Add(min(apart*took, longestApart))
 	}
 }
 

@@ -64,7 +64,7 @@ func TestListIsSharedWhileItIsBelieved(t *testing.T) {
 			})
 		}
 		all.Wait()
-		time.Sleep(8900 * time.Millisecond) // a list that took one second is believed for ten
+		time.Sleep(28900 * time.Millisecond) // a list that took one second is believed for thirty
 		if got := c.get(t.Context(), t, "late"); got != "[1]" {
 			t.Errorf("before it is too old: got list %s", got)
 		}
