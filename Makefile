@@ -58,6 +58,9 @@ test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
 test-localstack: build kubernetes ## test the AWS provider and a Service on LocalStack; FAIRWAY_LOCALSTACK_ENDPOINT=URL takes yours
 	FAIRWAY_BIN=$(CURDIR)/bin FAIRWAY_LOCALSTACK=1 go test -v -count=1 -timeout 20m ./e2e/localstack
 
+.PHONY: bench
+bench: bench-controller bench-proxy ## measure all that is measured, beside its peers
+
 # What bench-proxy measures: numbers of Services, and how often each.
 SERVICES ?= 1000,10000
 ROUNDS ?= 3
