@@ -56,8 +56,8 @@ type figures struct {
 	// joined is how many targets were registered by the arrival of the nodes.
 	joined int
 	// peak is the greatest live heap of the whole process while Services were made,
-	// the cloud and the API server included; own is what of it at rest is the
-	// controller's, its clients' and its caches'.
+	// the cloud and the API server included; own is by how much a controller that has
+	// worked on each Service makes it larger, its clients and caches included.
 	peak, own uint64
 }
 
@@ -80,6 +80,9 @@ func liveHeap() uint64 {
 	metrics.Read(sample)
 	return sample[0].Value.Uint64()
 }
+
+// above returns by how much now is larger.
+func above(before, now uint64) uint64 { return max(before, now) - before }
 
 // collected is the live heap after a collection now.
 func collected() uint64 {

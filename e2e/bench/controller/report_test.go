@@ -84,7 +84,7 @@ smaller size to these counts.
 }
 
 func (r *report) sizes(b *bytes.Buffer) {
-	fmt.Fprint(b, `| Services × nodes | p50 ready | p99 ready | last ready | AWS's limits allow | calls that changed something | refused, made again | reads | writes to the API server | peak heap, cloud and API server included | the controller's at rest | per Service |
+	fmt.Fprint(b, `| Services × nodes | p50 ready | p99 ready | last ready | AWS's limits allow | calls that changed something | refused, made again | reads | writes to the API server | peak heap, cloud and API server included | the controller's own, when it has worked on all | per Service |
 |---|---|---|---|---|---|---|---|---|---|---|---|
 `)
 	for _, f := range r.figures {
@@ -152,7 +152,7 @@ The exponent by which a figure grows: 1 is linear, 0 is constant. None may be ab
 	}
 	row("time until the last is ready", func(f figures) float64 { return float64(quantile(f.ready, 1)) })
 	row("peak heap, cloud and API server included", func(f figures) float64 { return float64(f.peak) })
-	row("the controller's heap at rest", func(f figures) float64 { return float64(f.own) })
+	row("the controller's own heap", func(f figures) float64 { return float64(f.own) })
 }
 
 func (r *report) slowness(b *bytes.Buffer) {

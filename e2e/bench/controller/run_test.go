@@ -154,11 +154,12 @@ func measure(t *testing.T, s size) (f figures) {
 func (b *bench) figures(s size) figures {
 	b.Helper()
 	f := figures{size: s}
+	before := collected()
 	for i := range s.services {
 		b.create("web", i)
 	}
 	b.until("all Services are ready", func() bool {
-		f.peak = max(f.peak, liveHeap())
+		f.peak = max(f.peak, above(before, liveHeap()))
 		return len(b.readyOf("web")) == s.services
 	})
 	f.ready, f.create = b.readyOf("web"), b.take()
@@ -176,14 +177,20 @@ func (b *bench) figures(s size) figures {
 	time.Sleep(time.Minute)
 	f.join, f.joined = b.take(), b.targets()-s.services*s.nodes
 
-	with := collected()
 	b.run.Stop()
 	b.run = nil
-	f.own = with - min(with, collected())
-
+	without := collected()
 	b.start()
 	time.Sleep(30 * time.Minute)
 	f.restart = b.take()
+
+	// One node more has it work on, and so remember, each Service.
+	if err := b.Join(s.nodes + joining); err != nil {
+		b.Fatal(err)
+	}
+	b.until("one node more is a target", func() bool { return b.succeeded("RegisterTargets") >= s.services })
+	time.Sleep(time.Minute)
+	f.own = above(without, collected())
 	return f
 }
 
