@@ -13,14 +13,25 @@ import (
 // that it sees there instead. Waiting for it is up to the caller. The command
 // must not ask for a parent death signal: its parent, a thread, ends at once.
 func (n *NetNS) StartWithFiles(cmd *exec.Cmd, files map[string]string) error {
-	started := make(chan error, 1)
+	return onDoomedThread(func() error { return n.startWithFiles(cmd, files) })
+}
+
+// onDoomedThread calls f on a thread that ends with it, whatever f has done to
+// its namespaces. The process's first thread is spared: the runtime never ends
+// it, and /proc/self shows that thread's view.
+func onDoomedThread(f func() error) error {
+	result := make(chan error, 1)
 	go func() {
-		// Never unlocked: the thread ends with this goroutine, and no other one
-		// runs among its mounts.
-		runtime.LockOSThread()
-		started <- n.startWithFiles(cmd, files)
+		runtime.LockOSThread() // never unlocked, which is what dooms the thread
+		if unix.Gettid() != unix.Getpid() {
+			result <- f()
+			return
+		}
+		// Held here meanwhile, the first thread cannot get the next goroutine.
+		defer runtime.UnlockOSThread()
+		result <- onDoomedThread(f)
 	}()
-	return <-started
+	return <-result
 }
 
 func (n *NetNS) startWithFiles(cmd *exec.Cmd, files map[string]string) error {

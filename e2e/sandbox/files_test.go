@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // TestStartWithFiles lets one program see another file, and nobody else.
@@ -44,5 +46,23 @@ func TestStartWithFiles(t *testing.T) {
 	err = n.StartWithFiles(exec.Command("true"), map[string]string{filepath.Join(dir, "missing"): special})
 	if err == nil || !strings.Contains(err.Error(), "missing") {
 		t.Errorf("a file that is not there was replaced: %v", err)
+	}
+	// What /proc/self shows is the first thread's.
+	if self, err := os.Readlink("/proc/self/ns/net"); err != nil || self == inside {
+		t.Errorf("the process itself is left in the namespace: %s, %v", self, err)
+	}
+}
+
+// Each thread is used up, and never the first one.
+func TestDoomedThreads(t *testing.T) {
+	for range 100 {
+		if err := onDoomedThread(func() error {
+			if unix.Gettid() == unix.Getpid() {
+				t.Error("the first thread was used")
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
