@@ -15,7 +15,7 @@ export GOFLAGS += -trimpath
 LINTER  := bin/golangci-lint
 
 # Packages whose tests run under the race detector too, where there is a C
-# compiler for it: those with the goroutines.
+# compiler for it: those with the goroutines. It makes them several times slower.
 RACY := ./providers/lb/... ./providers/plan/... ./providers/fake/... ./controllers/...
 
 # The tests against LocalStack install it, so they run only where asked for; the
@@ -49,7 +49,7 @@ test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
 	@# One package at a time: each boots a Kubernetes and wants both cores.
 	FAIRWAY_BIN=$(CURDIR)/bin $(LOCALSTACK) go test -p 1 -timeout 20m ./e2e/...
 	@if command -v gcc >/dev/null; then \
-		echo "go test -race $(RACY)"; CGO_ENABLED=1 go test -race -timeout 20m $(RACY); \
+		echo "go test -race $(RACY)"; CGO_ENABLED=1 FAIRWAY_TEST_SLOWNESS=3 go test -race -timeout 20m $(RACY); \
 	else \
 		echo "SKIPPED: the race detector, for there is no C compiler on this machine"; [ "$${CI:-}" != true ]; \
 	fi
