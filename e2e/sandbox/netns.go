@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -25,6 +26,7 @@ const netnsDir = "/run/netns"
 type NetNS struct {
 	name   string
 	path   string
+	open   sync.RWMutex // held to close file; a dial that nobody awaits may still enter
 	file   *os.File
 	handle *netlink.Handle
 	named  bool
@@ -104,7 +106,9 @@ func (n *NetNS) Netlink() *netlink.Handle { return n.handle }
 // with its devices once no process and no open socket is left in it.
 func (n *NetNS) Close() error {
 	n.handle.Close()
+	n.open.Lock()
 	err := n.file.Close()
+	n.open.Unlock()
 	if n.named {
 		err = errors.Join(err, unix.Unmount(n.path, unix.MNT_DETACH), os.Remove(n.path))
 	}
@@ -118,7 +122,10 @@ func (n *NetNS) Close() error {
 // started by f are in it, and stay there. Goroutines started by f are not.
 func (n *NetNS) Do(f func() error) error {
 	return withThread(func() error {
-		if err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET); err != nil {
+		n.open.RLock()
+		err := unix.Setns(int(n.file.Fd()), unix.CLONE_NEWNET)
+		n.open.RUnlock()
+		if err != nil {
 			return fmt.Errorf("entering network namespace %s: %w", n.name, err)
 		}
 		return f()
