@@ -250,6 +250,46 @@ func TestServiceOfAnotherControllerIsLeftAloneUntilItsStatusIsCleared(t *testing
 	})
 }
 
+// Clients of an adopted Service go on using the old address until there is a new
+// one, and only the controller's own things go with the Service.
+func TestServiceOfAnotherControllerIsAdoptedWhenAsked(t *testing.T) {
+	others := func(s *v1.Service) {
+		s.Finalizers = []string{StockFinalizer}
+		s.Status.LoadBalancer.Ingress = []v1.LoadBalancerIngress{{Hostname: "old.example.org"}}
+	}
+	in(t, func(w *world) {
+		w.create(service("web", others, annotated(AdoptAnnotation, "perhaps")))
+		w.expect("events", w.events.reasons(), []string{"web LoadBalancerServedElsewhere"})
+		answer := error(&lb.Error{Kind: lb.Unavailable, Op: "create", Message: "not now"})
+		w.cloud.set(func() { w.cloud.apply = func(context.Context, lb.Change) error { return answer } })
+		w.change("web", annotated(AdoptAnnotation, "true"))
+		w.expect("host while there is none of ours", w.host("web"), "old.example.org")
+		w.cloud.set(func() { w.cloud.apply = nil })
+		w.pass(time.Minute)
+		w.expect("host", w.host("web"), "default-web.lb.example.com")
+		w.expect("condition", w.condition("web"), "True Ready")
+		told := w.events.since()
+		if n := strings.Count(strings.Join(told, "\n"), "The load balancer at old.example.org was another controller's"); n != 1 {
+			t.Errorf("told %d times whose it was: %v", n, told)
+		}
+		w.stop()
+		w.start()
+		w.expect("events of a restart", w.events.reasons(), []string{})
+		w.remove("web")
+		w.expect("the cloud is empty", w.cloud.empty(), true)
+	})
+	// Deleted while its controller was gone already: nobody else would let it go.
+	in(t, func(w *world) {
+		w.create(service("web", others))
+		w.remove("web")
+		w.expect("finalizers", w.get("web").Finalizers, []string{StockFinalizer})
+		w.change("web", annotated(AdoptAnnotation, "true"))
+		if left := w.get("web"); left != nil && len(left.Finalizers) > 0 {
+			t.Errorf("it is kept by %v", left.Finalizers)
+		}
+	})
+}
+
 func TestNoticesAreOneEventEach(t *testing.T) {
 	in(t, func(w *world) {
 		w.create(service("web", annotated("example.com/later", "yes")))

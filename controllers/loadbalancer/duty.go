@@ -20,6 +20,10 @@ const (
 	// PauseAnnotation keeps the controller's hands off a Service and its load
 	// balancer for as long as its value is anything but false.
 	PauseAnnotation = "fairway.io/pause"
+	// AdoptAnnotation, true, gives a Service that shows another controller's
+	// addresses to us: they stay until there are ours, and its load balancer
+	// stays, for it is not marked as ours.
+	AdoptAnnotation = "fairway.io/adopt"
 	// CheckpointAnnotation holds the hash of the resources that were last
 	// verified to be in the cloud. It is the controller's own note, for the one
 	// that comes after a restart; anything else in it is only a missed shortcut.
@@ -42,7 +46,7 @@ const (
 func (c *Controller) dutyTo(svc *v1.Service, worked bool) duty {
 	wanted, held := c.wanted(svc), c.held(svc)
 	mark := readyCondition(svc)
-	mine := worked || mark != nil && mark.Reason != reasonServedElsewhere
+	mine := worked || mark != nil && mark.Reason != reasonServedElsewhere || adopted(svc)
 	switch {
 	case !wanted && !held && !worked:
 		return leave
@@ -97,6 +101,21 @@ func Paused(annotations map[string]string) bool {
 	}
 	yes, err := strconv.ParseBool(value)
 	return err != nil || yes
+}
+
+// adopted reports whether svc is to be ours whoever served it before. Anything but
+// a clear yes is none.
+func adopted(svc *v1.Service) bool {
+	yes, err := strconv.ParseBool(svc.Annotations[AdoptAnnotation])
+	return err == nil && yes
+}
+
+// othersAddresses returns the addresses svc shows that another controller gave it.
+func othersAddresses(svc *v1.Service) []v1.LoadBalancerIngress {
+	if mark := readyCondition(svc); mark != nil && mark.Reason != reasonServedElsewhere {
+		return nil
+	}
+	return svc.Status.LoadBalancer.Ingress
 }
 
 // isServing reports whether svc was ready when last anything was known of it.

@@ -29,6 +29,7 @@ const (
 	eventDeleteFailed    = "DeleteLoadBalancerFailed"
 	eventPaused          = "LoadBalancerPaused"
 	eventServedElsewhere = "LoadBalancerServedElsewhere"
+	eventAdopted         = "LoadBalancerAdopted"
 	eventRepaired        = "LoadBalancerRepaired"
 	eventOrphans         = "LoadBalancersOrphaned"
 	eventOrphanDeleted   = "OrphanedLoadBalancerDeleted"
@@ -126,6 +127,7 @@ func (c *Controller) ensure(ctx context.Context, key string, svc *v1.Service, m 
 		m.inputs = ""
 		return again, resultFailed
 	}
+	c.noteAdoption(svc, m)
 	svc = m.newest(svc)
 	bounded, cancel := context.WithTimeout(ctx, c.SyncTimeout)
 	defer cancel()
@@ -289,7 +291,8 @@ func (c *Controller) yield(ctx context.Context, svc *v1.Service, m *memory) (tim
 	if !c.wanted(svc) || c.DryRun {
 		return 0, resultSkipped
 	}
-	const message = "Another controller has given this Service its addresses, so it is left alone. Remove that load balancer and clear the status, or set another loadBalancerClass."
+	const message = "Another controller has given this Service its addresses, so it is left alone. To give it to this controller, set the annotation " +
+		AdoptAnnotation + "=true: the addresses change once a new load balancer is ready, and removing the old one is up to you. Otherwise set another loadBalancerClass."
 	if readyCondition(svc) == nil {
 		c.eventf(svc, v1.EventTypeWarning, eventServedElsewhere, "%s", message)
 	}
@@ -297,6 +300,14 @@ func (c *Controller) yield(ctx context.Context, svc *v1.Service, m *memory) (tim
 		return again, resultFailed
 	}
 	return 0, resultSkipped
+}
+
+// noteAdoption says whose work ends here, before the addresses are replaced.
+func (c *Controller) noteAdoption(svc *v1.Service, m *memory) {
+	if old := othersAddresses(svc); m.ref == (lb.ServiceRef{}) && len(old) > 0 {
+		c.eventf(svc, v1.EventTypeNormal, eventAdopted, "This Service is ours from now on. The load balancer at %s was another controller's: it stays, and is yours to remove when no client uses it any more.",
+			addresses(v1.LoadBalancerStatus{Ingress: old}))
+	}
 }
 
 func (c *Controller) notePause(svc *v1.Service, m *memory) {
