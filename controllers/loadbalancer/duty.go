@@ -20,7 +20,7 @@ const (
 	// PauseAnnotation keeps the controller's hands off a Service and its load
 	// balancer for as long as its value is anything but false.
 	PauseAnnotation = "fairway.io/pause"
-	// AdoptAnnotation, true, gives a Service that shows another controller's
+	// AdoptAnnotation gives, if true, a Service that shows another controller's
 	// addresses to us: they stay until there are ours, and its load balancer
 	// stays, for it is not marked as ours.
 	AdoptAnnotation = "fairway.io/adopt"
