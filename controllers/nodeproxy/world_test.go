@@ -41,6 +41,7 @@ type world struct {
 
 	mu       sync.Mutex
 	arrivals map[answer]int // UDP requests that reached a Pod, by Pod and source
+	udpPort  uint16         // the source port of the last UDP request
 	proxy    *Proxy
 	stop     func() // ends the proxy and waits for it
 	rest     func() // ends its work and waits for that; run starts it again
@@ -251,12 +252,7 @@ func (w *world) askAs(t *testing.T, from string, source netip.Addr, network stri
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
-	var d net.Dialer
-	if at := netip.AddrPortFrom(source, 0); source.IsValid() && network == "tcp" {
-		d.LocalAddr = net.TCPAddrFromAddrPort(at)
-	} else if source.IsValid() {
-		d.LocalAddr = net.UDPAddrFromAddrPort(at)
-	}
+	d := net.Dialer{LocalAddr: w.local(source, network)}
 	var c net.Conn
 	err := w.hosts[from].Do(func() (err error) {
 		c, err = d.DialContext(ctx, network, to.String())
@@ -267,6 +263,22 @@ func (w *world) askAs(t *testing.T, from string, source netip.Addr, network stri
 	}
 	defer c.Close()
 	return w.exchange(t, c, wait)
+}
+
+// local returns where the next request comes from. A UDP port is never used
+// twice: to connection tracking that would be one flow, and that stays with its
+// endpoint for as long as it serves, whatever a new flow would reach.
+func (w *world) local(source netip.Addr, network string) net.Addr {
+	switch {
+	case network == "tcp" && source.IsValid():
+		return net.TCPAddrFromAddrPort(netip.AddrPortFrom(source, 0))
+	case network == "tcp":
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.udpPort = max(w.udpPort, 9999) + 1
+	return &net.UDPAddr{IP: source.AsSlice(), Port: int(w.udpPort)}
 }
 
 // exchange asks on a connection that is there.
