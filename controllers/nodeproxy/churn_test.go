@@ -162,7 +162,9 @@ func TestUDPFollowsEndpoints(t *testing.T) {
 // settleFlows waits until stale flows are gone.
 func (w *world) settleFlows(t *testing.T) {
 	t.Helper()
-	until(t, "stale flows are deleted", w.proxy.flows.idle)
+	until(t, "stale flows are deleted", func() bool {
+		return !slices.ContainsFunc(w.proxy.planes, func(p *plane) bool { return !p.conntrack.idle() })
+	})
 }
 
 // TestNodeAddresses starts without a Node: ClusterIPs need none, NodePorts come

@@ -2,9 +2,7 @@ package nodeproxy
 
 import (
 	"context"
-	"fmt"
 	"maps"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
@@ -25,29 +23,19 @@ import (
 // translation at all.
 type staleFlows map[nft.Frontend][]netip.AddrPort // to the endpoints whose flows may stay
 
-var _ netlink.CustomConntrackFilter = staleFlows(nil)
-
-// MatchConntrackFlow implements netlink.CustomConntrackFilter.
-func (s staleFlows) MatchConntrackFlow(flow *netlink.ConntrackFlow) bool {
-	if flow.Forward.Protocol != uint8(nft.UDP) {
-		return false
-	}
-	keep, ours := s[nft.Frontend{Addr: addrOf(flow.Forward.DstIP), Protocol: nft.UDP, Port: flow.Forward.DstPort}]
-	return ours && !slices.Contains(keep, netip.AddrPortFrom(addrOf(flow.Reverse.SrcIP), flow.Reverse.SrcPort))
-}
-
-func addrOf(ip net.IP) netip.Addr {
-	a, _ := netip.AddrFromSlice(ip)
-	return a.Unmap()
+// has tells whether a flow to a frontend that the endpoint answers is stale.
+func (s staleFlows) has(to nft.Frontend, answer netip.AddrPort) bool {
+	keep, concerned := s[to]
+	return concerned && !slices.Contains(keep, answer)
 }
 
 // add notes what a change of one Service makes stale: the flows of frontends
 // that lost an endpoint, got their first or are no more.
 func (s staleFlows) add(before, after forwarding) {
 	for f, was := range before.serving {
-		now, still := after.serving[f]
+		now := after.serving[f]
 		lost := slices.ContainsFunc(was, func(e netip.AddrPort) bool { return !slices.Contains(now, e) })
-		if !still || lost {
+		if lost {
 			s[f] = now
 		}
 	}
@@ -61,67 +49,56 @@ func (s staleFlows) add(before, after forwarding) {
 // purgeRetry is the pause after stale flows could not be deleted.
 const purgeRetry = 10 * time.Second
 
-// conntrack deletes stale flows in the background: finding them takes a walk
-// through the whole connection tracking table, for which no other change of the
-// node's forwarding should have to wait. Only of many frontends at once, as at a
-// start, does it look at every flow itself.
+// conntrack deletes one family's stale flows in the background: finding them takes
+// a walk through the whole connection tracking table, for which no other change
+// of the node's forwarding should have to wait.
 type conntrack struct {
-	handle  *netlink.Handle
+	family  netlink.InetFamily
 	flows   *flows
 	wake    chan struct{}
 	metrics *metrics.Metrics
 
 	mu   sync.Mutex
-	todo map[netlink.InetFamily]staleFlows
+	todo staleFlows
 	busy bool
 }
 
 // newConntrack works in the network namespace of the calling thread.
-func newConntrack() (*conntrack, error) {
-	// Without the family named, every other one would have to be there too.
-	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER)
-	if err != nil {
-		return nil, fmt.Errorf("opening connection tracking: %w", err)
-	}
+func newConntrack(ipv6 bool, m *metrics.Metrics) (*conntrack, error) {
 	f, err := newFlows()
 	if err != nil {
-		h.Close()
 		return nil, err
 	}
-	return &conntrack{handle: h, flows: f, wake: make(chan struct{}, 1), todo: make(map[netlink.InetFamily]staleFlows)}, nil
+	c := &conntrack{family: unix.AF_INET, flows: f, wake: make(chan struct{}, 1), metrics: m, todo: make(staleFlows)}
+	if ipv6 {
+		c.family = unix.AF_INET6
+	}
+	return c, nil
 }
 
-func (c *conntrack) close() {
-	c.flows.close()
-	c.handle.Close()
-}
+func (c *conntrack) close() { c.flows.close() }
 
 // purge has the flows deleted soon. What it says about a frontend replaces what
 // was said before.
-func (c *conntrack) purge(stale staleFlows, ipv6 bool) {
+func (c *conntrack) purge(stale staleFlows) {
 	if len(stale) == 0 {
 		return
 	}
-	family := netlink.InetFamily(unix.AF_INET)
-	if ipv6 {
-		family = unix.AF_INET6
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.todo[family] == nil {
-		c.todo[family] = make(staleFlows)
-	}
-	maps.Copy(c.todo[family], stale)
+	maps.Copy(c.todo, stale)
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
 }
 
-// run deletes flows until the context ends.
+// run deletes flows until the context ends. After each walk it rests as long as
+// that took: while endpoints change all the time, what they leave gathers.
 func (c *conntrack) run(ctx context.Context) {
 	retry := time.NewTicker(purgeRetry)
 	defer retry.Stop()
+	name := map[netlink.InetFamily]string{unix.AF_INET: "IPv4", unix.AF_INET6: "IPv6"}[c.family]
 	for {
 		select {
 		case <-ctx.Done():
@@ -129,63 +106,57 @@ func (c *conntrack) run(ctx context.Context) {
 		case <-c.wake:
 		case <-retry.C:
 		}
-		for family, stale := range c.take() {
-			start := time.Now()
-			n, err := c.forget(family, stale)
-			name := map[netlink.InetFamily]string{unix.AF_INET: "IPv4", unix.AF_INET6: "IPv6"}[family]
-			metrics.Since(c.metrics.ConntrackDuration.WithLabelValues(name), start)
-			c.metrics.ConntrackDeleted.WithLabelValues(name).Add(float64(n))
-			if err != nil {
-				klog.FromContext(ctx).Error(err, "Could not delete stale UDP flows, trying again", "frontends", len(stale))
-				c.putBack(family, stale)
-			} else if n > 0 {
-				klog.FromContext(ctx).V(2).Info("Deleted stale UDP flows", "flows", n)
-			}
+		stale := c.take()
+		if len(stale) == 0 {
+			continue
+		}
+		start := time.Now()
+		n, err := c.forget(stale)
+		took := time.Since(start)
+		c.metrics.ConntrackDuration.WithLabelValues(name).Observe(took.Seconds())
+		c.metrics.ConntrackDeleted.WithLabelValues(name).Add(float64(n))
+		if err != nil {
+			klog.FromContext(ctx).Error(err, "Could not delete stale UDP flows, trying again", "frontends", len(stale))
+			c.putBack(stale)
+		} else if n > 0 {
+			klog.FromContext(ctx).V(2).Info("Deleted stale UDP flows", "flows", n)
 		}
 		c.done()
+		if !pause(ctx, took) {
+			return
+		}
 	}
 }
 
-// fewFrontends is up to how many frontends are asked about one by one.
-const fewFrontends = 16
-
 // forget deletes stale flows and returns how many there were.
-func (c *conntrack) forget(family netlink.InetFamily, stale staleFlows) (deleted uint, err error) {
-	if len(stale) > fewFrontends {
-		return c.handle.ConntrackDeleteFilters(netlink.ConntrackTable, family, stale)
+func (c *conntrack) forget(stale staleFlows) (deleted int, err error) {
+	all, err := c.flows.stale(c.family, stale)
+	if err != nil {
+		return 0, err
 	}
-	for f, keep := range stale {
-		all, err := c.flows.to(family, f)
-		if err != nil {
+	for _, flow := range all {
+		if err := c.flows.forget(c.family, flow); err != nil {
 			return deleted, err
 		}
-		for _, flow := range all {
-			if slices.Contains(keep, flow.answer) {
-				continue
-			}
-			if err := c.flows.forget(family, flow); err != nil {
-				return deleted, err
-			}
-			deleted++
-		}
+		deleted++
 	}
 	return deleted, nil
 }
 
-func (c *conntrack) take() map[netlink.InetFamily]staleFlows {
+func (c *conntrack) take() staleFlows {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	todo := c.todo
-	c.todo, c.busy = make(map[netlink.InetFamily]staleFlows), true
+	c.todo, c.busy = make(staleFlows), len(todo) > 0
 	return todo
 }
 
 // putBack keeps flows for the next try, except where newer word came in.
-func (c *conntrack) putBack(family netlink.InetFamily, stale staleFlows) {
+func (c *conntrack) putBack(stale staleFlows) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	maps.Copy(stale, c.todo[family])
-	c.todo[family] = stale
+	maps.Copy(stale, c.todo)
+	c.todo = stale
 }
 
 func (c *conntrack) done() {

@@ -11,7 +11,7 @@ import (
 )
 
 // TestFlowsToFrontend has the kernel find one frontend's flows among many others,
-// and delete one of them.
+// delete one of them, and find several frontends'.
 func TestFlowsToFrontend(t *testing.T) {
 	w := newWorld(t)
 	w.start(t)
@@ -34,7 +34,7 @@ func TestFlowsToFrontend(t *testing.T) {
 			must(t, w.hosts["node"].Do(func() (err error) { f, err = newFlows(); return err }))
 			defer f.close()
 			to := frontendOf(vip.at(family))
-			all, err := f.to(inet, to)
+			all, err := f.stale(inet, staleFlows{to: nil})
 			must(t, err)
 			if len(all) != 7 {
 				t.Fatalf("%d flows, want 7: %+v", len(all), all)
@@ -47,11 +47,16 @@ func TestFlowsToFrontend(t *testing.T) {
 			for range 2 { // the second time it is gone
 				must(t, f.forget(inet, all[3]))
 			}
-			if all, err = f.to(inet, to); err != nil || len(all) != 6 {
+			if all, err = f.stale(inet, staleFlows{to: nil}); err != nil || len(all) != 6 {
 				t.Errorf("%d flows are left (%v), want 6", len(all), err)
 			}
-			if all, err = f.to(inet, frontendOf(clusterIP.at(family))); err != nil || len(all) != 20 {
+			if all, err = f.stale(inet, staleFlows{frontendOf(clusterIP.at(family)): nil}); err != nil || len(all) != 20 {
 				t.Errorf("%d flows to another frontend (%v), want 20", len(all), err)
+			}
+			// Frontends that have little in common are asked for at once.
+			several := staleFlows{to: nil, frontendOf(clusterIP.at(family)): nil, frontendOf(atNode.at(family)): {netip.AddrPortFrom(addr("a", family), podPort)}}
+			if all, err = f.stale(inet, several); err != nil || len(all) != 26 {
+				t.Errorf("%d flows to several frontends (%v), want 6 and 20, and none of those that may stay", len(all), err)
 			}
 		})
 	}

@@ -126,7 +126,7 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 	clear(p.pending)
 	p.report.synced(start, full, p.table)
 	p.report.has(len(p.known), len(p.quarantine))
-	p.conntrack.purge(stale, p.ipv6)
+	p.conntrack.purge(stale)
 	return nil
 }
 

@@ -138,7 +138,6 @@ type Proxy struct {
 	health  *health.Health
 	tracker *tracker
 	planes  []*plane
-	flows   *conntrack
 	closers []func()
 
 	interfaces   *interfaces // nil where nobody asks
@@ -160,13 +159,8 @@ func New(c Config, h *health.Health) (*Proxy, error) {
 	}
 	p := &Proxy{config: c, health: h, tracker: newTracker(c.NodeName), told: make(map[string]string), first: make(chan struct{})}
 	p.tracker.queued, p.tracker.metrics = p.queued, c.Metrics
-	var err error
-	if p.flows, err = newConntrack(); err != nil {
-		return nil, err
-	}
-	p.closers = append(p.closers, p.flows.close)
-	p.flows.metrics = c.Metrics
 	if len(c.NodePortAddresses) > 0 {
+		var err error
 		if p.interfaces, err = newInterfaces(); err != nil {
 			p.Close()
 			return nil, err
@@ -177,7 +171,13 @@ func New(c Config, h *health.Health) (*Proxy, error) {
 		if ipv6 && !c.IPv6 {
 			continue
 		}
-		plane, err := newPlane(c.table(ipv6), p.flows, health.NewNodePorts(h, c.listen()))
+		flows, err := newConntrack(ipv6, c.Metrics)
+		if err != nil {
+			p.Close()
+			return nil, err
+		}
+		p.closers = append(p.closers, flows.close)
+		plane, err := newPlane(c.table(ipv6), flows, health.NewNodePorts(h, c.listen()))
 		if err != nil {
 			p.Close()
 			return nil, err
@@ -260,7 +260,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	if err := p.tracker.watch(ctx, p.config.API, p.config.NodeName, &wg); err != nil {
 		return err
 	}
-	wg.Go(func() { p.flows.run(ctx) })
+	for _, plane := range p.planes {
+		wg.Go(func() { plane.conntrack.run(ctx) })
+	}
 	p.follow(ctx)
 	return nil
 }

@@ -350,7 +350,9 @@ func (w *world) run(t *testing.T) {
 	var wg sync.WaitGroup
 	p := w.proxy
 	wg.Go(func() { p.follow(ctx) })
-	wg.Go(func() { p.flows.run(ctx) })
+	for _, plane := range p.planes {
+		wg.Go(func() { plane.conntrack.run(ctx) })
+	}
 	w.rest = func() {
 		cancel()
 		wg.Wait()
@@ -367,6 +369,13 @@ func (w *world) resting(t *testing.T, f func()) {
 
 // replace makes these all the objects there are and waits for them to count.
 func (w *world) replace(t *testing.T, objects ...any) {
+	t.Helper()
+	w.hand(t, objects...)
+	w.settle(t)
+}
+
+// hand makes these all the objects there are.
+func (w *world) hand(t *testing.T, objects ...any) {
 	t.Helper()
 	var services, slices, nodes []any
 	for _, o := range objects {
@@ -385,7 +394,6 @@ func (w *world) replace(t *testing.T, objects ...any) {
 	}
 	must(t, tr.services.Replace(services, ""))
 	must(t, tr.slices.Replace(slices, ""))
-	w.settle(t)
 }
 
 // update adds or changes objects and waits for them to count.
