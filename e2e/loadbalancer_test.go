@@ -12,6 +12,7 @@ import (
 	"github.com/fairway-lb/fairway/e2e/cluster"
 	"github.com/fairway-lb/fairway/e2e/environment"
 	"github.com/fairway-lb/fairway/e2e/manifests"
+	"github.com/fairway-lb/fairway/providers/fake"
 	"github.com/fairway-lb/fairway/providers/fake/datapath"
 )
 
@@ -225,4 +226,35 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		return err
 	})
+}
+
+// A controller that is told to end by a signal finishes what it has begun, here
+// through refusals of the cloud, and gives the lease back: nothing is left half
+// made, and the next one need not wait.
+func TestSIGTERMInTheMiddleOfWork(t *testing.T) {
+	apply(t, manifests.MyApp)
+	if err := env.Cloud.ForgetCalls(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := env.Cloud.PlanFaults(t.Context(), fake.Fault{Operation: "CreateListener", Kind: fake.FaultThrottle, Times: 2}); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, loadBalancer("halfway", "", ""))
+	eventually(t, "a refused CreateListener", func(ctx context.Context) error {
+		calls, err := env.Cloud.Calls(ctx)
+		if err == nil && !slices.ContainsFunc(calls, func(c fake.Call) bool { return c.Operation == "CreateListener" }) {
+			err = errors.New("none so far")
+		}
+		return err
+	})
+	env.StopController()
+	lease := kubectl(t, "", "get", "lease", "-n", "kube-system", "cloud-controller-manager", "-o", "jsonpath={.spec.holderIdentity}")
+	address, err := env.Address(t.Context(), "default", "halfway")
+	if lease != "" || err != nil {
+		t.Errorf("after the controller's end the lease is held by %q, and the address is %q (%v)", lease, address, err)
+	}
+	if err := env.StartController(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	balancer(t, "halfway", 80)
 }
