@@ -17,7 +17,7 @@ func TestDocumentedTestsExist(t *testing.T) {
 		t.Fatal(err)
 	}
 	exists := map[string]bool{}
-	for _, folder := range []string{"cmd", "controllers", "e2e/virtual", "providers/aws"} {
+	for _, folder := range []string{"cmd", "controllers", "e2e", "providers/aws"} {
 		err := filepath.WalkDir(filepath.Join(root, folder), func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, "_test.go") {
 				return err
