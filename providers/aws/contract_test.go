@@ -340,7 +340,7 @@ func contractStrangers() []providertest.Stranger {
 		{Name: "security group", Plant: security(plain("theirs"))},
 		{Name: "security group with our name", Plant: security(func(s lb.Service) string { return contractNames.frontend(s.ServiceRef) }), Blocks: true},
 		{Name: "security group with the cluster's name", Plant: security(func(lb.Service) string { return contractNames.backend() }), Blocks: true},
-		{Name: "rule in the nodes' group", Plant: nodeRule("tcp/9100 from 10.1.0.0/16", "monitoring"), InPlace: true},
-		{Name: "rule in the nodes' group that says it is another cluster's", Plant: nodeRule("tcp/30000-32767 from 10.1.0.0/16", "fairway demo/cluster-uid-9"), InPlace: true},
+		{Name: "rule in the nodes' group", Plant: nodeRule("tcp/9100 from 10.1.0.0/16", "monitoring"), InPlace: true, Trace: "monitoring"},
+		{Name: "rule in the nodes' group that says it is another cluster's", Plant: nodeRule("tcp/30000-32767 from 10.1.0.0/16", "fairway demo/cluster-uid-9"), InPlace: true, Trace: "cluster-uid-9"},
 	}
 }

@@ -83,6 +83,10 @@ type Stranger struct {
 	// owns.
 	Plant   func(a Account, s lb.Service) error
 	InPlace bool
+	// Trace is a part of each line of Raw that tells of it, by which it is told
+	// from what others do to the account at the same moment; empty takes all that
+	// is new.
+	Trace string
 	// Blocks says that it has taken the place of something s needs: reconciling
 	// must fail with a Conflict until it is gone.
 	Blocks bool

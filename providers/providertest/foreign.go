@@ -2,6 +2,7 @@ package providertest
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/fairway-lb/fairway/providers/lb"
 )
@@ -71,7 +72,11 @@ func (s *suite) meanwhile(t T) {
 					s.strike(c, at, Fault{Kind: Meanwhile, Do: func() {
 						before := c.account.Raw()
 						if stranger.Plant(c.account, base) == nil {
-							planted = without(c.account.Raw(), before)
+							planted = slices.DeleteFunc(without(c.account.Raw(), before),
+								func(line string) bool { return !strings.Contains(line, stranger.Trace) })
+							if len(planted) == 0 {
+								c.Errorf("it came before %s and left no trace", at)
+							}
 						}
 					}}, func() { act(c) })
 					if gone := without(planted, c.account.Raw()); len(gone) > 0 {
