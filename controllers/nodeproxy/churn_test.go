@@ -17,6 +17,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
 
 // load is a client that makes requests to the NodePort, one after the other.
@@ -77,25 +79,42 @@ func TestReplaceEndpointsUnderLoad(t *testing.T) {
 	w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, 0, "tcp")
 }
 
-// TestRestartUnderLoad stops and starts the proxy while requests are made: the
-// table goes on without a program, and is replaced at once.
+// TestRestartUnderLoad stops and starts the proxy while calls are made: the table
+// goes on without a program, and is taken over at once, or replaced where the
+// next version has another layout. Connections go on, all the time.
 func TestRestartUnderLoad(t *testing.T) {
-	w := newWorld(t)
-	w.start(t)
-	objects := append(newTestSlices("web", pod("a"), pod("b")), newTestService("web"))
-	w.replace(t, objects...)
-	load := w.load(t)
-	for range 15 {
-		w.stop()
-		load.more(t)
-		before := w.list(t)
-		if before != "" && !strings.Contains(before, "elements") {
-			t.Fatalf("the table went with the proxy:\n%s", before)
-		}
-		w.startWith(t, objects...)
-		load.more(t)
+	for _, upgrade := range []bool{false, true} {
+		t.Run(fmt.Sprintf("upgrade=%v", upgrade), func(t *testing.T) {
+			w := newWorld(t)
+			w.start(t)
+			objects := []any{newTestService("web")}
+			for _, host := range []string{"a", "b", "remote"} {
+				objects = append(objects, w.backend(t, host, 9000).slices("web")...)
+			}
+			w.replace(t, objects...)
+			works := w.hold(t, everyWay()...)
+			calls := w.call(t, everyWay()...)
+			for round := range 5 {
+				w.stop()
+				calls.more(t)
+				if text := w.list(t); text != "" && !strings.Contains(text, "elements") {
+					t.Fatalf("the table went with the proxy:\n%s", text)
+				}
+				if upgrade {
+					w.configure = func(c *Config) { c.NATPriorities = nft.Priorities{Destination: -101 + int32(round%2)} }
+				}
+				w.startWith(t, objects...)
+				calls.more(t)
+				w.resting(t, func() {
+					if unfit := w.proxy.planes[0].table.Unfit(); (unfit != nil) != upgrade {
+						t.Errorf("round %d: replaced because: %v", round, unfit)
+					}
+				})
+			}
+			t.Logf("%d calls during 5 restarts", calls.stop(t))
+			works("after 5 restarts")
+		})
 	}
-	load.stop()
 }
 
 // TestUDPFollowsEndpoints keeps sending from one UDP socket, whose flow
