@@ -13,6 +13,7 @@ import (
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/events"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/explain"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/listeners"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/metrics"
 )
 
@@ -28,7 +29,7 @@ type server struct {
 	handler http.Handler
 	reason  string // of the event when the port is held
 	retry   time.Duration
-	listen  health.Listen
+	listen  listeners.Listen
 }
 
 // run serves until the context ends.

@@ -15,7 +15,7 @@ import (
 
 	"k8s.io/klog/v2"
 
-	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/listeners"
 )
 
 // loopback answers NodePorts at the node's loopback address, over TCP: it accepts
@@ -24,24 +24,20 @@ import (
 // what listens at 127.0.0.1; IPv6 has no such setting. UDP and SCTP are refused.
 // (https://github.com/kubernetes/enhancements/issues/6032)
 type loopback struct {
-	address netip.Addr
-	listen  health.Listen
-	dial    Dial
+	address   netip.Addr
+	dial      Dial
+	listeners *listeners.Set
 
 	mu       sync.Mutex
 	services map[string]map[uint16]loopbackPort
 	servers  map[uint16]*loopbackServer
-	stale    bool      // servers may differ from what they should be
-	retry    time.Time // not before
+	stale    bool // servers may differ from what they should be
 }
 
 // Dial makes a connection, as the method of net.Dialer does.
 type Dial func(ctx context.Context, network, address string) (net.Conn, error)
 
-const (
-	loopbackDialTimeout = 5 * time.Second
-	loopbackRetry       = 10 * time.Second
-)
+const loopbackDialTimeout = 5 * time.Second
 
 // loopbackPort is where a NodePort's connections go.
 type loopbackPort struct {
@@ -54,15 +50,14 @@ func (p loopbackPort) equal(o loopbackPort) bool {
 }
 
 // newLoopback returns one that answers at no port yet.
-func newLoopback(ipv6 bool, listen health.Listen, dial Dial) *loopback {
+func newLoopback(ipv6 bool, listen listeners.Listen, dial Dial) *loopback {
 	address := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	if ipv6 {
 		address = netip.IPv6Loopback()
 	}
-	return &loopback{
-		address: address, listen: listen, dial: dial,
-		services: make(map[string]map[uint16]loopbackPort), servers: make(map[uint16]*loopbackServer),
-	}
+	l := &loopback{address: address, dial: dial, services: make(map[string]map[uint16]loopbackPort), servers: make(map[uint16]*loopbackServer)}
+	l.listeners = listeners.New(listen, l.serve)
+	return l
 }
 
 // set tells a Service's NodePorts, none when it is gone. A nil loopback does
@@ -93,54 +88,48 @@ func (l *loopback) reconcile(ctx context.Context, now time.Time) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.stale || now.Before(l.retry) {
-		return nil
-	}
-	wanted := make(map[uint16]loopbackPort)
-	for _, ports := range l.services {
-		maps.Copy(wanted, ports)
-	}
-	for port, s := range l.servers {
-		if _, ok := wanted[port]; !ok {
-			s.stop()
-			delete(l.servers, port)
-		}
+	if l.stale {
+		l.aim()
+		l.stale = false
 	}
 	var errs []error
-	for port, p := range wanted {
-		s, ok := l.servers[port]
-		if !ok {
-			var err error
-			if s, err = l.open(ctx, port); err != nil {
-				errs = append(errs, fmt.Errorf("answering at a NodePort: %w", err))
-				continue
-			}
-			l.servers[port] = s
-		}
-		s.aim(p)
-	}
-	l.stale = len(errs) > 0
-	if l.stale {
-		l.retry = now.Add(loopbackRetry)
+	for _, err := range l.listeners.Reconcile(ctx, now) {
+		errs = append(errs, fmt.Errorf("answering at a NodePort: %w", err))
 	}
 	return errors.Join(errs...)
 }
 
-func (l *loopback) open(ctx context.Context, port uint16) (*loopbackServer, error) {
-	listener, err := l.listen(ctx, "tcp", netip.AddrPortFrom(l.address, port).String())
-	if err != nil {
-		return nil, err
+// aim has a server for each port wanted, that knows where connections go.
+func (l *loopback) aim() {
+	ports := make(map[uint16]loopbackPort)
+	for _, p := range l.services {
+		maps.Copy(ports, p)
 	}
-	s := &loopbackServer{dial: l.dial, stop: func() { _ = listener.Close() }}
-	context.AfterFunc(ctx, s.stop)
-	go s.serve(ctx, listener)
-	return s, nil
+	maps.DeleteFunc(l.servers, func(port uint16, _ *loopbackServer) bool { _, ok := ports[port]; return !ok })
+	wanted := make(map[netip.AddrPort]struct{})
+	for port, p := range ports {
+		wanted[netip.AddrPortFrom(l.address, port)] = struct{}{}
+		if l.servers[port] == nil {
+			l.servers[port] = &loopbackServer{dial: l.dial}
+		}
+		l.servers[port].aim(p)
+	}
+	l.listeners.Want(wanted)
+}
+
+// serve accepts connections at one port.
+func (l *loopback) serve(ctx context.Context, at netip.AddrPort, listener net.Listener) {
+	l.mu.Lock()
+	server := l.servers[at.Port()]
+	l.mu.Unlock()
+	if server != nil { // the port is wanted still
+		server.serve(ctx, listener)
+	}
 }
 
 // loopbackServer answers at one port.
 type loopbackServer struct {
 	dial Dial
-	stop func() // accepting connections
 
 	mu   sync.Mutex
 	port loopbackPort

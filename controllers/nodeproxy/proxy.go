@@ -26,6 +26,7 @@ import (
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/events"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/listeners"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/metrics"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
@@ -87,7 +88,7 @@ type Config struct {
 	// changes wait for others. A single one does not wait.
 	MinSyncPeriod time.Duration
 	// Listen opens the healthCheckNodePorts; nil means net.ListenConfig's method.
-	Listen health.Listen
+	Listen listeners.Listen
 	// Dial connects to endpoints from this node; nil means net.Dialer's method.
 	Dial Dial
 	// Metrics count what happens; nil means that nobody sees them.
@@ -96,7 +97,7 @@ type Config struct {
 	Events *events.Recorder
 }
 
-func (c Config) listen() health.Listen {
+func (c Config) listen() listeners.Listen {
 	if c.Listen != nil {
 		return c.Listen
 	}

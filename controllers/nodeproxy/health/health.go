@@ -174,8 +174,9 @@ func write(w http.ResponseWriter, ok bool, body []byte, err error) {
 	_, _ = w.Write(body) // the client may be gone
 }
 
-// Serve answers on a listener until the context ends. It closes the listener. A
-// header of the proxy protocol before a request is passed over.
+// Serve answers on a listener until the context ends, which is no error, or the
+// listener is closed. It closes the listener and all connections. A header of the
+// proxy protocol before a request is passed over.
 func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 	server := &http.Server{
 		Handler:           h,
@@ -185,8 +186,8 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler) error {
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    8 << 10,
 	}
-	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
-	defer stop()
+	defer server.Close()
+	defer context.AfterFunc(ctx, func() { _ = server.Close() })()
 	if err := server.Serve(proxied{l}); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("answering health checks on %v: %w", l.Addr(), err)
 	}

@@ -16,6 +16,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/listeners"
 )
 
 // TestHealth goes through a proxy's life, in virtual time.
@@ -169,7 +171,7 @@ func TestNodePorts(t *testing.T) {
 	if err := n.Reconcile(t.Context(), now.Add(time.Second)); err != nil || at != "" {
 		t.Fatalf("tried again at once: %v, at %s", err, at)
 	}
-	if err := n.Reconcile(t.Context(), now.Add(listenRetry)); err != nil || at == "" {
+	if err := n.Reconcile(t.Context(), now.Add(listeners.Retry)); err != nil || at == "" {
 		t.Fatalf("not tried again: %v", err)
 	}
 	code, weight, body := fetch(t, at)
@@ -181,7 +183,15 @@ func TestNodePorts(t *testing.T) {
 		t.Errorf("without endpoints: %d, weight %s", code, weight)
 	}
 	n.Set("ns/web", 0, 0)
-	if err := n.Reconcile(t.Context(), now.Add(2*listenRetry)); err != nil {
+	n.Set("ns/heir", 32000, 2)
+	if err := n.Reconcile(t.Context(), now.Add(2*listeners.Retry)); err != nil {
+		t.Fatal(err)
+	}
+	if code, weight, body := fetch(t, at); code != 200 || weight != "2" || !strings.Contains(body, `"heir"`) {
+		t.Errorf("of another Service: %d, weight %s, %s", code, weight, body)
+	}
+	n.Set("ns/heir", 0, 0)
+	if err := n.Reconcile(t.Context(), now.Add(2*listeners.Retry)); err != nil {
 		t.Fatal(err)
 	}
 	if c, err := net.Dial("tcp", at); err == nil {

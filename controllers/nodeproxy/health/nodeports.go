@@ -3,6 +3,7 @@ package health
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -12,11 +13,11 @@ import (
 	"strings"
 	"sync"
 	"time"
-)
 
-// listenRetry is the pause after a port could not be opened: mostly because
-// another program still has it.
-const listenRetry = 10 * time.Second
+	"k8s.io/klog/v2"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/listeners"
+)
 
 // NodePorts answers, for one address family, at the healthCheckNodePorts of
 // Services with externalTrafficPolicy Local: whether this node has endpoints of
@@ -24,33 +25,26 @@ const listenRetry = 10 * time.Second
 // node is about to go is not asked; its endpoints are, and answer for themselves.
 // It is safe for concurrent use.
 type NodePorts struct {
-	health *Health
-	listen Listen
+	health    *Health
+	listeners *listeners.Set
 
 	mu        sync.Mutex
 	addresses []netip.Addr
 	services  map[string]localEndpoints
-	servers   map[netip.AddrPort]*portServer
-	stale     bool      // servers may differ from what they should be
-	retry     time.Time // not before
+	owners    map[netip.AddrPort]string // the Service that is answered for
+	stale     bool                      // owners may differ from what they should be
 }
-
-// Listen opens a listener, as the method of net.ListenConfig does.
-type Listen func(ctx context.Context, network, address string) (net.Listener, error)
 
 type localEndpoints struct {
 	port  uint16
 	count int
 }
 
-type portServer struct {
-	service string
-	stop    context.CancelFunc
-}
-
 // NewNodePorts returns the servers of no Service yet.
-func NewNodePorts(h *Health, listen Listen) *NodePorts {
-	return &NodePorts{health: h, listen: listen, services: make(map[string]localEndpoints), servers: make(map[netip.AddrPort]*portServer)}
+func NewNodePorts(h *Health, listen listeners.Listen) *NodePorts {
+	n := &NodePorts{health: h, services: make(map[string]localEndpoints)}
+	n.listeners = listeners.New(listen, n.serve)
+	return n
 }
 
 // Set tells a Service's (namespace/name) healthCheckNodePort, 0 for none, and
@@ -76,79 +70,43 @@ func (n *NodePorts) SetAddresses(addresses []netip.Addr) {
 
 // Reconcile opens the ports that are missing and closes those not wanted any
 // more. A port that cannot be opened does not keep others from it; it is tried
-// again by a later call. The result has the reason by Service, nil if all are open.
+// again by a later call. The result has the reason by Service, nil if none failed.
 func (n *NodePorts) Reconcile(ctx context.Context, now time.Time) map[string]error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.stale || now.Before(n.retry) {
-		return nil
-	}
-	wanted := make(map[netip.AddrPort]string)
-	for service, e := range n.services {
-		for _, a := range n.addresses {
-			wanted[netip.AddrPortFrom(a, e.port)] = service
+	if n.stale {
+		n.owners = make(map[netip.AddrPort]string)
+		wanted := make(map[netip.AddrPort]struct{})
+		for service, e := range n.services {
+			for _, a := range n.addresses {
+				at := netip.AddrPortFrom(a, e.port)
+				n.owners[at], wanted[at] = service, struct{}{}
+			}
 		}
-	}
-	for at, s := range n.servers {
-		if wanted[at] != s.service {
-			s.stop()
-			delete(n.servers, at)
-		}
+		n.listeners.Want(wanted)
+		n.stale = false
 	}
 	var failed map[string]error
-	for at, service := range wanted {
-		if _, ok := n.servers[at]; ok {
-			continue
+	for at, err := range n.listeners.Reconcile(ctx, now) {
+		if failed == nil {
+			failed = make(map[string]error)
 		}
-		if err := n.open(ctx, at, service); err != nil {
-			if failed == nil {
-				failed = make(map[string]error)
-			}
-			failed[service] = fmt.Errorf("answering at its healthCheckNodePort: %w", err)
-		}
-	}
-	n.stale = len(failed) > 0
-	if n.stale {
-		n.retry = now.Add(listenRetry)
+		failed[n.owners[at]] = fmt.Errorf("answering at its healthCheckNodePort: %w", err)
 	}
 	return failed
 }
 
-// open starts a server that lives until ctx ends, or it is stopped.
-func (n *NodePorts) open(ctx context.Context, at netip.AddrPort, service string) error {
-	l, err := n.listen(ctx, "tcp", at.String())
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	s := &portServer{service: service}
-	// The port must be free when this returns: another Service may get it.
-	s.stop = func() { cancel(); _ = l.Close() }
-	n.servers[at] = s
-	go func() {
-		defer s.stop()
-		if Serve(ctx, l, n.handler(service)) != nil {
-			n.gone(at, s)
-		}
-	}()
-	return nil
-}
-
-// gone notes that a server ended by itself, unless it was stopped meanwhile.
-func (n *NodePorts) gone(at netip.AddrPort, s *portServer) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.servers[at] == s {
-		delete(n.servers, at)
-		n.stale = true
+func (n *NodePorts) serve(ctx context.Context, at netip.AddrPort, l net.Listener) {
+	if err := Serve(ctx, l, n.handler(at)); err != nil && !errors.Is(err, net.ErrClosed) {
+		klog.FromContext(ctx).Error(err, "A healthCheckNodePort is not answered for a moment")
 	}
 }
 
 // handler answers on any path, as kube-proxy does.
-func (n *NodePorts) handler(service string) http.Handler {
-	namespace, name, _ := strings.Cut(service, "/")
+func (n *NodePorts) handler(at netip.AddrPort) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		n.mu.Lock()
+		service := n.owners[at]
 		count := n.services[service].count
 		n.mu.Unlock()
 		r, _, _ := n.health.report()
@@ -160,7 +118,7 @@ func (n *NodePorts) handler(service string) http.Handler {
 			LocalEndpoints      int  `json:"localEndpoints"`
 			ServiceProxyHealthy bool `json:"serviceProxyHealthy"`
 		}
-		body.Service.Namespace, body.Service.Name = namespace, name
+		body.Service.Namespace, body.Service.Name, _ = strings.Cut(service, "/")
 		body.LocalEndpoints, body.ServiceProxyHealthy = count, r.Healthy
 		w.Header().Set("X-Load-Balancing-Endpoint-Weight", strconv.Itoa(count))
 		data, err := json.MarshalIndent(body, "", "\t")
