@@ -75,9 +75,9 @@ test-kernels: ## run the node proxy's kernel tests under Linux 6.1 and 6.12 in Q
 	@go run ./e2e/kernels -kernels='$(KERNELS)' -run='$(RUN)' $(if $(TABLE),-table=docs/node-proxy-kernels.md) ./controllers/nodeproxy/... ./cmd/node-proxy
 
 .PHONY: test-kube-proxy
-test-kube-proxy: ## take over from the real kube-proxy under traffic, and give back; builds it from its module
+test-kube-proxy: ## take over from the real kube-proxy under traffic, and give back; builds it from its module, needs nft and iptables
 	go -C e2e/kubernetes build -o $(CURDIR)/bin/kube-proxy ./kubeproxy
-	FAIRWAY_KUBE_PROXY=$(CURDIR)/bin/kube-proxy go test -v -count=1 ./cmd/node-proxy -run TestRealKubeProxy
+	FAIRWAY_REQUIRE_NFT=1 FAIRWAY_KUBE_PROXY=$(CURDIR)/bin/kube-proxy go test -v -count=1 ./cmd/node-proxy -run TestRealKubeProxy
 
 .PHONY: lint
 lint: $(LINTER) ## check formatting, vet, dependency rules, go.mod and generated files

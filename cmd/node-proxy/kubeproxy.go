@@ -102,7 +102,7 @@ func (w kubeProxyWatch) tell(ctx context.Context, before, found []takeover.Backe
 		names = append(names, string(b))
 	}
 	note := fmt.Sprintf("kube-proxy has rules on this node (%s) beside node-proxy's, which goes on serving. "+
-		"Of two that translate, the one installed first decides. Take kube-proxy's DaemonSet away from this node, then %s",
+		"Of two that translate, the one installed last decides. Take kube-proxy's DaemonSet away from this node, then %s",
 		strings.Join(names, ", "), cure(found))
 	if !slices.Equal(before, found) {
 		klog.FromContext(ctx).Info(note)

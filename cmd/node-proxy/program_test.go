@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,7 +13,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,12 +20,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	eventsv1 "k8s.io/api/events/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	k8sruntime "k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/serializer"
 
 	"github.com/fairway-lb/fairway/e2e/sandbox"
 )
@@ -86,10 +78,26 @@ func readOnly() error {
 	return err
 }
 
+// Where the Service "web" is, in IPv4.
 const (
 	clusterIP = "10.96.0.10:80"
 	atNode    = "10.0.0.11:30080"
 )
+
+// families are the addresses in each: of hosts, and where the Service "web" is.
+var families = []struct {
+	hosts             map[string]string
+	everywhere, pods  string
+	router            string // the Pods' and the client's
+	clusterIP, atNode string
+}{
+	{map[string]string{"node": "10.0.0.11", "client": "198.51.100.10", "a": "10.244.1.10", "b": "10.244.1.11"},
+		"0.0.0.0/0", "10.244.0.0/16", "10.0.0.11", clusterIP, atNode},
+	{map[string]string{"node": "fd00:a::11", "client": "2001:db8:c::10", "a": "fd00:f4:1::10", "b": "fd00:f4:1::11"},
+		"::/0", "fd00:f4::/32", "fe80::1", "[fd00:96::10]:80", "[fd00:a::11]:30080"},
+}
+
+const clusterCIDR = "10.244.0.0/16,fd00:f4::/32"
 
 // stage is a node with two Pods and a client, and an API server on the node.
 type stage struct {
@@ -109,23 +117,42 @@ func newStage(t *testing.T) *stage {
 		s.hosts[name] = ns
 	}
 	must(t, s.hosts["node"].Sysctl("net.ipv4.ip_forward", "1"))
-	node := netip.MustParseAddr("10.0.0.11")
-	for name, address := range map[string]string{"client": "198.51.100.10", "a": "10.244.1.10", "b": "10.244.1.11"} {
-		own := netip.PrefixFrom(netip.MustParseAddr(address), 32)
-		routes := []sandbox.Route{{To: own}}
-		if name == "client" { // where the rest of the world is
-			routes = append(routes, sandbox.Route{To: netip.MustParsePrefix("0.0.0.0/0"), Via: own.Addr(), Source: node})
-		}
-		must(t, sandbox.Connect(
-			sandbox.End{NetNS: s.hosts["node"], Device: name, Addresses: []netip.Prefix{netip.PrefixFrom(node, 32)}, Routes: routes},
-			sandbox.End{NetNS: s.hosts[name], Device: "eth0", Addresses: []netip.Prefix{own},
-				Routes: []sandbox.Route{{To: netip.MustParsePrefix("0.0.0.0/0"), Via: node, Source: own.Addr()}}}))
+	must(t, s.hosts["node"].Sysctl("net.ipv6.conf.all.forwarding", "1"))
+	for _, name := range []string{"client", "a", "b"} {
+		s.connect(name)
 	}
 	for _, pod := range []string{"a", "b"} {
 		s.echo(pod)
 	}
 	s.api = newAPIServer(t, s.hosts["node"])
 	return s
+}
+
+// connect hangs a host off the node.
+func (s *stage) connect(name string) {
+	s.t.Helper()
+	down := sandbox.End{NetNS: s.hosts["node"], Device: name}
+	up := sandbox.End{NetNS: s.hosts[name], Device: "eth0"}
+	for _, f := range families {
+		own, node, router := whole(f.hosts[name]), whole(f.hosts["node"]), whole(f.router)
+		down.Addresses = append(down.Addresses, node)
+		if router != node {
+			down.Addresses = append(down.Addresses, netip.PrefixFrom(router.Addr(), 64))
+		}
+		down.Routes = append(down.Routes, sandbox.Route{To: own})
+		if name == "client" { // where the rest of the world is
+			down.Routes = append(down.Routes, sandbox.Route{To: netip.MustParsePrefix(f.everywhere), Via: own.Addr(), Source: node.Addr()})
+		}
+		up.Addresses = append(up.Addresses, own)
+		up.Routes = append(up.Routes, sandbox.Route{To: netip.MustParsePrefix(f.everywhere), Via: router.Addr(), Source: own.Addr()})
+	}
+	must(s.t, sandbox.Connect(down, up))
+}
+
+// whole is the prefix of one address.
+func whole(address string) netip.Prefix {
+	a := netip.MustParseAddr(address)
+	return netip.PrefixFrom(a, a.BitLen())
 }
 
 // echo says the Pod's name on a connection, and again for each byte it gets.
@@ -206,7 +233,7 @@ func (s *stage) start(role string, args ...string) *process {
 	kubeconfig := filepath.Join(s.dir, "kubeconfig")
 	must(s.t, os.WriteFile(kubeconfig, []byte(strings.Replace(anyKubeconfig, "https://192.0.2.1:6443", s.api.url, 1)), 0o600))
 	p := &process{log: &lockedBuffer{}, done: make(chan error, 1)}
-	p.cmd = exec.Command("/proc/self/exe", append([]string{"--kubeconfig", kubeconfig, "--node-name", "node-1", "--cluster-cidr", "10.244.0.0/16", "--ipv6", "no"}, args...)...)
+	p.cmd = exec.Command("/proc/self/exe", append([]string{"--kubeconfig", kubeconfig, "--node-name", "node-1", "--cluster-cidr", clusterCIDR, "--ipv6", "yes"}, args...)...)
 	p.cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	must(s.t, s.hosts["node"].Start(p.cmd))
@@ -289,150 +316,18 @@ func (s *stage) nft(args ...string) string {
 		}
 		s.t.Skip("NOT CHECKED, for there is no nft tool (apt-get install nftables): how we live with kube-proxy's rules")
 	}
+	return s.tool("nft", args...)
+}
+
+// tool runs a program on the node and returns what it says.
+func (s *stage) tool(name string, args ...string) string {
+	s.t.Helper()
 	var out lockedBuffer
-	cmd := exec.Command("nft", args...)
+	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	must(s.t, s.hosts["node"].Start(cmd))
 	if err := cmd.Wait(); err != nil {
-		s.t.Fatalf("nft %v: %v\n%s", args, err, out.String())
+		s.t.Fatalf("%s %v: %v\n%s", name, args, err, out.String())
 	}
 	return out.String()
-}
-
-// kubeProxyRules are what kube-proxy would install for the stage's Service.
-func kubeProxyRules(backend string) string {
-	return filepath.Join("..", "..", "controllers", "nodeproxy", "takeover", "testdata", backend+".nft")
-}
-
-// healthCheckNodePort is that of the Service "local".
-const healthCheckNodePort = "10.0.0.11:31999"
-
-// apiServer serves what the program reads, notes the events it writes and which
-// permissions it used.
-type apiServer struct {
-	url string
-
-	mu     sync.Mutex
-	down   bool
-	events []eventsv1.Event
-	used   map[string]bool // "verb group/resource"
-}
-
-func newAPIServer(t *testing.T, host *sandbox.NetNS) *apiServer {
-	t.Helper()
-	l, err := host.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	must(t, err)
-	a := &apiServer{url: "http://" + l.Addr().String(), used: make(map[string]bool)}
-	server := &http.Server{Handler: a}
-	go func() { _ = server.Serve(l) }()
-	t.Cleanup(func() { server.Close() })
-	return a
-}
-
-func (a *apiServer) objects(resource string) (gv, kind string, items []any) {
-	meta := func(name string) metav1.ObjectMeta {
-		return metav1.ObjectMeta{Namespace: "default", Name: name, ResourceVersion: "1", UID: "uid-of-web",
-			Labels: map[string]string{discoveryv1.LabelServiceName: "web"}}
-	}
-	switch resource {
-	case "services":
-		service := corev1.Service{ObjectMeta: meta("web"), Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeNodePort, ClusterIP: "10.96.0.10", ClusterIPs: []string{"10.96.0.10"},
-			Ports: []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80, NodePort: 30080}},
-		}}
-		local := corev1.Service{ObjectMeta: meta("local"), Spec: corev1.ServiceSpec{
-			Type: corev1.ServiceTypeLoadBalancer, ClusterIP: "10.96.0.11", ClusterIPs: []string{"10.96.0.11"},
-			ExternalTrafficPolicy: corev1.ServiceExternalTrafficPolicyLocal, HealthCheckNodePort: 31999,
-			Ports: []corev1.ServicePort{{Name: "http", Protocol: corev1.ProtocolTCP, Port: 80, NodePort: 30081}},
-		}}
-		return "v1", "Service", []any{service, local}
-	case "nodes":
-		node := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node-1", ResourceVersion: "1"}}
-		node.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "10.0.0.11"}}
-		return "v1", "Node", []any{node}
-	case "endpointslices":
-		slice := discoveryv1.EndpointSlice{ObjectMeta: meta("web-1"), AddressType: discoveryv1.AddressTypeIPv4,
-			Ports: []discoveryv1.EndpointPort{{Name: new("http"), Protocol: new(corev1.ProtocolTCP), Port: new(int32(8080))}}}
-		for _, address := range []string{"10.244.1.10", "10.244.1.11"} {
-			slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{Addresses: []string{address}, NodeName: new("node-1")})
-		}
-		return "discovery.k8s.io/v1", "EndpointSlice", []any{slice}
-	}
-	return "networking.k8s.io/v1", "ServiceCIDR", nil
-}
-
-func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	parts := strings.Split(strings.Trim(r.URL.Path, "/"), "/")
-	group := "core"
-	parts = parts[1:]
-	if !strings.HasPrefix(r.URL.Path, "/api/") {
-		group, parts = parts[0], parts[1:]
-	}
-	parts = parts[1:] // the version
-	if len(parts) > 2 && parts[0] == "namespaces" {
-		parts = parts[2:]
-	}
-	verb := map[string]string{http.MethodPost: "create", http.MethodPatch: "patch", http.MethodGet: "list"}[r.Method]
-	if verb == "list" && len(parts) > 1 {
-		verb = "get"
-	}
-	if r.URL.Query().Get("watch") != "" {
-		verb = "watch"
-	}
-	a.mu.Lock()
-	down := a.down
-	if !down {
-		a.used[verb+" "+group+"/"+parts[0]] = true
-	}
-	a.mu.Unlock()
-	w.Header().Set("Content-Type", "application/json")
-	if down || r.URL.Query().Get("sendInitialEvents") != "" {
-		w.WriteHeader(map[bool]int{true: http.StatusServiceUnavailable, false: http.StatusUnprocessableEntity}[down])
-		_ = json.NewEncoder(w).Encode(metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure})
-		return
-	}
-	gv, kind, items := a.objects(parts[0])
-	switch verb {
-	case "watch":
-		w.(http.Flusher).Flush()
-		<-r.Context().Done()
-	case "list":
-		_ = json.NewEncoder(w).Encode(map[string]any{"apiVersion": gv, "kind": kind + "List", "metadata": map[string]string{"resourceVersion": "1"}, "items": items})
-	case "get":
-		service := items[0].(corev1.Service)
-		service.TypeMeta = metav1.TypeMeta{APIVersion: gv, Kind: kind}
-		_ = json.NewEncoder(w).Encode(service)
-	case "create":
-		a.event(w, r)
-	}
-}
-
-func (a *apiServer) event(w http.ResponseWriter, r *http.Request) {
-	scheme := k8sruntime.NewScheme()
-	_ = eventsv1.AddToScheme(scheme)
-	body, err := io.ReadAll(r.Body)
-	if err == nil {
-		var object k8sruntime.Object
-		if object, _, err = serializer.NewCodecFactory(scheme).UniversalDeserializer().Decode(body, nil, nil); err == nil {
-			a.mu.Lock()
-			defer a.mu.Unlock()
-			a.events = append(a.events, *object.(*eventsv1.Event))
-			_ = json.NewEncoder(w).Encode(object)
-			return
-		}
-	}
-	http.Error(w, err.Error(), http.StatusBadRequest)
-}
-
-// told tells whether an event of that reason arrived whose note has the text.
-func (a *apiServer) told(reason, text string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.ContainsFunc(a.events, func(e eventsv1.Event) bool { return e.Reason == reason && strings.Contains(e.Note, text) })
-}
-
-func (a *apiServer) setDown(down bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.down = down
 }

@@ -11,32 +11,126 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 // kubeProxyVariable names a kube-proxy to take over from, as `make
 // test-kube-proxy` builds it.
 const kubeProxyVariable = "FAIRWAY_KUBE_PROXY"
 
-// startKubeProxy runs the real kube-proxy on the node, in its nftables mode.
-func (s *stage) startKubeProxy() *exec.Cmd {
+// kubeProxy is the real one, in one of its modes.
+type kubeProxy struct {
+	cmd *exec.Cmd
+	log *lockedBuffer
+}
+
+// realKubeProxy returns the kube-proxy to run, or skips the test.
+func realKubeProxy(t *testing.T) string {
+	t.Helper()
+	program := os.Getenv(kubeProxyVariable)
+	if program == "" {
+		t.Skip("not asked for: make test-kube-proxy builds kube-proxy from its module and takes its place")
+	}
+	return program
+}
+
+// startKubeProxy runs the real kube-proxy on the node. tools, unless empty, is
+// the folder of the iptables that it shall use.
+func (s *stage) startKubeProxy(mode, tools string) *kubeProxy {
 	s.t.Helper()
 	kubeconfig := filepath.Join(s.dir, "kube-proxy.kubeconfig")
 	must(s.t, os.WriteFile(kubeconfig, []byte(strings.Replace(anyKubeconfig, "https://192.0.2.1:6443", s.api.url, 1)), 0o600))
-	cmd := exec.Command(os.Getenv(kubeProxyVariable), "--kubeconfig="+kubeconfig, "--proxy-mode=nftables", "--hostname-override=node-1",
-		"--cluster-cidr=10.244.0.0/16", "--nodeport-addresses=primary", "--conntrack-max-per-core=0", "--kube-api-content-type=application/json")
-	var out lockedBuffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	must(s.t, s.hosts["node"].Start(cmd))
+	k := &kubeProxy{log: &lockedBuffer{}}
+	k.cmd = exec.Command(realKubeProxy(s.t), "--kubeconfig="+kubeconfig, "--proxy-mode="+mode, "--hostname-override=node-1", "--cluster-cidr="+clusterCIDR,
+		"--nodeport-addresses=primary", "--conntrack-max-per-core=0", "--kube-api-content-type=application/json")
+	k.cmd.Env = withTools(tools)
+	k.cmd.Stdout, k.cmd.Stderr = k.log, k.log
+	must(s.t, s.hosts["node"].Start(k.cmd))
 	s.t.Cleanup(func() {
-		if cmd.ProcessState == nil {
-			_ = cmd.Process.Kill()
-			_ = cmd.Wait()
+		if k.cmd.ProcessState == nil {
+			_ = k.cmd.Process.Kill()
+			_ = k.cmd.Wait()
 		}
 		if s.t.Failed() {
-			s.t.Logf("kube-proxy said:\n%s", out.String())
+			s.t.Logf("kube-proxy said:\n%s", k.log)
 		}
 	})
-	return cmd
+	return k
+}
+
+// withTools is the environment with a folder of programs before all others.
+func withTools(folder string) []string {
+	if folder == "" {
+		return os.Environ()
+	}
+	return append(os.Environ(), "PATH="+folder+":"+os.Getenv("PATH"))
+}
+
+// kill ends kube-proxy as a crash does: its rules stay.
+func (k *kubeProxy) kill(t *testing.T) {
+	t.Helper()
+	must(t, k.cmd.Process.Kill())
+	if err := k.cmd.Wait(); err == nil {
+		t.Error("kube-proxy ended in peace")
+	}
+}
+
+// iptables returns a folder in which iptables and ip6tables are those of a kind,
+// "nft" or "legacy". That kube-proxy was asked for and has none is a failure.
+func (s *stage) iptables(kind string) string {
+	s.t.Helper()
+	multi, err := exec.LookPath("xtables-" + kind + "-multi")
+	if err != nil {
+		s.t.Fatalf("iptables-%s is missing (apt-get install iptables): kube-proxy's mode iptables was asked for and cannot be tried", kind)
+	}
+	folder := s.t.TempDir()
+	for _, name := range []string{"iptables", "ip6tables"} {
+		for _, what := range []string{"", "-save", "-restore"} {
+			must(s.t, os.Symlink(multi, filepath.Join(folder, name+what)))
+		}
+	}
+	return folder
+}
+
+// everybodyElses are the rules of everybody but us, with their handles: a rule
+// that was taken out and put back has another.
+func (s *stage) everybodyElses() string {
+	s.t.Helper()
+	var out strings.Builder
+	for _, table := range strings.Split(s.nft("--stateless", "--handle", "list", "ruleset"), "\ntable ") {
+		if !strings.Contains(table[:strings.Index(table+"\n", "\n")], "fairway") {
+			fmt.Fprintln(&out, strings.TrimPrefix(strings.TrimSpace(table), "table "))
+		}
+	}
+	return out.String()
+}
+
+// neighbours installs rules as network plugins do: a table of their own and,
+// with a folder of iptables, chains in the tables that kube-proxy uses too.
+func (s *stage) neighbours(iptables string) {
+	s.t.Helper()
+	for _, family := range []string{"ip", "ip6"} {
+		s.nft("add table " + family + ` cni { comment "rules of a network plugin"; }
+			add chain ` + family + ` cni hostports { type nat hook prerouting priority dstnat - 5; }
+			add rule ` + family + ` cni hostports tcp dport 9999 redirect to :9998 comment "CNI"`)
+	}
+	if iptables == "" {
+		return
+	}
+	for _, tool := range []string{"iptables", "ip6tables"} {
+		for _, rule := range []string{
+			"-t nat -N CNI-HOSTPORT-DNAT", "-t nat -A CNI-HOSTPORT-DNAT -p tcp --dport 9997 -m comment --comment plugin -j REDIRECT --to-ports 9996",
+			"-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT", "-t nat -A OUTPUT -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT",
+			"-t nat -N CNI-MASQ", "-t nat -A POSTROUTING -m mark --mark 0x2000/0x2000 -j CNI-MASQ", "-t nat -A CNI-MASQ -j MASQUERADE",
+			"-t filter -N KUBE-FIREWALL", "-t filter -A INPUT -j KUBE-FIREWALL", "-t filter -A OUTPUT -j KUBE-FIREWALL",
+			"-t filter -A KUBE-FIREWALL -m conntrack --ctstate INVALID -p udp -j DROP",
+			"-t filter -A FORWARD -m comment --comment cni -j ACCEPT",
+			"-t mangle -N KUBE-IPTABLES-HINT", "-t mangle -A PREROUTING -p tcp --dport 9995 -j MARK --set-xmark 0x1/0x1",
+		} {
+			s.tool(filepath.Join(iptables, tool), append([]string{"-w"}, strings.Fields(rule)...)...)
+		}
+	}
 }
 
 // times are what differs between any two answers.
@@ -85,48 +179,150 @@ func (s *stage) metricNames() map[string]bool {
 }
 
 // TestRealKubeProxy is TestTakeover with kube-proxy itself in place of rules like
-// its. Who asks for health and metrics notices no difference.
+// its: it is replaced, comes back beside us, and is given the node again. Who
+// asks for health and metrics notices no difference, and everybody else's rules
+// are as they were, to the byte.
 func TestRealKubeProxy(t *testing.T) {
-	if os.Getenv(kubeProxyVariable) == "" {
-		t.Skip("not asked for: make test-kube-proxy builds kube-proxy from its module and takes its place")
+	realKubeProxy(t)
+	for mode, backend := range map[string]string{"nftables": "nftables", "iptables": "iptables-nft"} {
+		t.Run(mode, func(t *testing.T) {
+			s := newStage(t)
+			tools := ""
+			if mode == "iptables" {
+				tools = s.iptables("nft")
+			}
+			s.neighbours(tools)
+			others := s.everybodyElses()
+
+			theirs := s.startKubeProxy(mode, tools)
+			s.served()
+			f := s.traffic()
+			s.flows(f, "through kube-proxy")
+			said, names := s.answers(), s.metricNames()
+			theirs.kill(t)
+			if said, err := s.run(); err == nil || !strings.Contains(said, "("+backend+")") || !strings.Contains(said, "--takeover") {
+				t.Errorf("a first start beside kube-proxy's rules: %v, saying %q", err, said)
+			}
+			p := s.start("run", "--takeover")
+			s.until("the takeover is told", func() bool { return s.api.told("TookOver", "connections go on") })
+			s.flows(f, "after the takeover")
+			if left := s.everybodyElses(); left != others {
+				t.Errorf("everybody else's rules were\n%s\nafter the takeover they are\n%s", others, left)
+			}
+			s.sameFace(mode, said, names)
+
+			back := s.startKubeProxy(mode, tools)
+			s.until("kube-proxy is back, and told", func() bool {
+				return s.api.told("KubeProxyPresent", "("+backend+")") && s.metric(`fairway_nodeproxy_kube_proxy_present{backend="`+backend+`"} 1`)
+			})
+			s.flows(f, "with both proxies")
+			p = s.upgradeBeside(f, p)
+
+			// Giving back is to stop, and to clean up.
+			s.stop(p)
+			if said, err := s.run("--cleanup"); err != nil {
+				t.Fatalf("%v: %s", err, said)
+			}
+			s.flows(f, "given back to kube-proxy")
+			if rules := s.nft("list", "tables"); strings.Contains(rules, "fairway") {
+				t.Errorf("the clean-up left\n%s", rules)
+			}
+			back.kill(t)
+			s.flows(f, "through its rules alone")
+			f.stop()
+			f.report(t)
+		})
 	}
-	s := newStage(t)
-	s.nft("list", "tables") // kube-proxy needs the tool too
-	kubeProxy := s.startKubeProxy()
-	s.until("kube-proxy serves", func() bool { _, err := s.ask("client", atNode); return err == nil })
-	f := s.traffic()
-	s.flows(f, "through kube-proxy")
-	said1, names1 := s.answers(), s.metricNames()
-	must(t, kubeProxy.Process.Kill())
-	if err := kubeProxy.Wait(); err == nil {
-		t.Error("kube-proxy ended in peace")
-	}
-	if said, err := s.run(); err == nil || !strings.Contains(said, "(nftables)") {
-		t.Errorf("a first start beside kube-proxy's rules: %v, saying %q", err, said)
-	}
-	p := s.start("run", "--takeover", "--ipv6=yes")
-	s.until("kube-proxy's rules are gone", func() bool { return !strings.Contains(s.nft("list", "tables"), "kube-proxy") })
-	s.flows(f, "after the takeover")
-	if said2 := s.answers(); said2 != said1 {
-		t.Errorf("kube-proxy answers\n%s\nnode-proxy answers\n%s", said1, said2)
-	}
-	names2 := s.metricNames()
-	for name := range names1 {
-		if !names2[name] {
-			t.Errorf("kube-proxy has the metric %s, node-proxy has not", name)
+}
+
+// served waits until kube-proxy serves. What was sent before is forgotten: it is
+// tracked untranslated, for two minutes, and whoever gets the same port would be.
+func (s *stage) served() {
+	s.t.Helper()
+	s.until("kube-proxy serves", s.servesAll)
+	must(s.t, s.hosts["node"].Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) }))
+}
+
+// servesAll tells whether the Service is answered everywhere.
+func (s *stage) servesAll() bool {
+	for _, f := range families {
+		for from, at := range map[string]string{"client": f.atNode, "a": f.clusterIP, "node": f.clusterIP} {
+			if _, err := s.ask(from, at); err != nil {
+				return false
+			}
 		}
 	}
+	return true
+}
 
-	s.startKubeProxy()
-	s.until("kube-proxy is back, and told", func() bool {
-		return strings.Contains(s.nft("list", "ruleset"), "table ip kube-proxy") && s.api.told("KubeProxyPresent", "(nftables)")
-	})
-	s.flows(f, "with both proxies")
-	s.stop(p)
-	if said, err := s.run("--cleanup"); err != nil {
-		t.Fatalf("%v: %s", err, said)
+// sameFace compares what health checks and dashboards get with what kube-proxy
+// gave them. The metrics of its iptables mode that count rules have no
+// counterpart.
+func (s *stage) sameFace(mode, said string, names map[string]bool) {
+	s.t.Helper()
+	now := s.answers()
+	if mode == "iptables" {
+		said = strings.Replace(said, "\niptables\n", "\nnftables\n", 1)
 	}
-	s.flows(f, "given back to kube-proxy")
-	f.stop()
-	t.Logf("%d exchanges on 20 connections and %d new connections, none failed", f.exchanges.Load(), f.requests.Load())
+	if now != said {
+		s.t.Errorf("kube-proxy answers\n%s\nnode-proxy answers\n%s", said, now)
+	}
+	has := s.metricNames()
+	for name := range names {
+		if !has[name] && !strings.HasPrefix(name, "kubeproxy_sync_proxy_rules_iptables_") && !strings.HasPrefix(name, "kubeproxy_iptables_") {
+			s.t.Errorf("kube-proxy has the metric %s, node-proxy has not", name)
+		}
+	}
+}
+
+// upgradeBeside restarts the program while kube-proxy runs and has taken the
+// port of /healthz, as a cluster upgrade leaves it: the table is there, so it
+// serves, and tells. It returns the new process.
+func (s *stage) upgradeBeside(f *traffic, p *process) *process {
+	s.t.Helper()
+	s.stop(p)
+	s.flows(f, "with our table and kube-proxy")
+	s.until("kube-proxy has the port", func() bool { code, _ := s.get("127.0.0.1:10256", "/healthz"); return code == http.StatusOK })
+	p = s.start("run", "--metrics-bind-address=127.0.0.1:10349")
+	s.until("the held port is told", func() bool {
+		_, metrics := s.get("127.0.0.1:10349", "/metrics")
+		return strings.Contains(metrics, `fairway_nodeproxy_port_held{server="healthz"} 1`) && strings.Contains(metrics, `fairway_nodeproxy_kube_proxy_present{backend=`) &&
+			s.api.told("FailedToStartProxierHealthcheck", "address already in use")
+	})
+	s.flows(f, "restarted beside kube-proxy, which holds the port")
+	return p
+}
+
+// TestRealKubeProxyLegacy has kube-proxy use legacy iptables: only its own
+// clean-up gets its rules out.
+func TestRealKubeProxyLegacy(t *testing.T) {
+	realKubeProxy(t)
+	s := newStage(t)
+	tools := s.iptables("legacy")
+	theirs := s.startKubeProxy("iptables", tools)
+	s.served()
+	theirs.kill(t)
+	for _, args := range [][]string{nil, {"--takeover"}} {
+		said, err := s.run(args...)
+		if err == nil || !strings.Contains(said, "(iptables-legacy)") || !strings.Contains(said, `"kube-proxy --cleanup"`) {
+			t.Errorf("a first start with %q beside legacy rules: %v, saying %q", args, err, said)
+		}
+	}
+	if rules := s.nft("list", "tables"); strings.Contains(rules, "fairway") {
+		t.Errorf("a refused start left\n%s", rules)
+	}
+	if !s.servesAll() {
+		t.Error("the refused starts broke kube-proxy's rules")
+	}
+
+	// What the advice says works.
+	cmd := exec.Command(realKubeProxy(t), "--cleanup")
+	var said lockedBuffer
+	cmd.Env, cmd.Stdout, cmd.Stderr = withTools(tools), &said, &said
+	must(t, s.hosts["node"].Start(cmd))
+	if err := cmd.Wait(); err != nil {
+		t.Fatalf("kube-proxy --cleanup: %v\n%s", err, said.String())
+	}
+	s.start("run")
+	s.until("the Service is served", s.servesAll)
 }

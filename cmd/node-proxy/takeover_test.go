@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,13 +15,17 @@ import (
 )
 
 // traffic is what a node carries while its proxies change: connections that stay
-// and talk all the time, and new ones one after the other.
+// and talk all the time, and new ones one after the other, in both families,
+// through ClusterIP and NodePort.
 type traffic struct {
-	exchanges atomic.Int64 // on the connections that stay
-	requests  atomic.Int64 // new connections
+	exchanges [2]atomic.Int64 // on the connections that stay, by family
+	requests  [2]atomic.Int64 // new connections
 	failure   atomic.Pointer[string]
 	stop      func()
 }
+
+// standing is how many connections stay.
+const standing = 20
 
 func (s *stage) traffic() *traffic {
 	s.t.Helper()
@@ -28,9 +33,13 @@ func (s *stage) traffic() *traffic {
 	f := &traffic{}
 	var wg sync.WaitGroup
 	fail := func(format string, args ...any) { f.failure.CompareAndSwap(nil, new(fmt.Sprintf(format, args...))) }
-	for i := range 20 {
-		from, to := []string{"client", "a"}[i%2], []string{atNode, clusterIP}[i%2]
-		c, err := s.hosts[from].DialContext(ctx, "tcp", to)
+	for i := range standing {
+		to := families[i/2%2]
+		from, at := "client", to.atNode
+		if i%2 == 1 {
+			from, at = "a", to.clusterIP
+		}
+		c, err := s.hosts[from].DialContext(ctx, "tcp", at)
 		must(s.t, err)
 		wg.Go(func() {
 			defer c.Close()
@@ -43,23 +52,25 @@ func (s *stage) traffic() *traffic {
 				if err == nil && again != first {
 					err = fmt.Errorf("Pod %s answers on a connection to %s", again, first)
 				}
-				f.exchanges.Add(1)
+				f.exchanges[i/2%2].Add(1)
 				time.Sleep(2 * time.Millisecond)
 			}
 			if err != nil {
-				fail("a connection of %s to %s: %v", from, to, err)
+				fail("a connection of %s to %s: %v", from, at, err)
 			}
 		})
 	}
-	for _, way := range [][2]string{{"client", atNode}, {"a", clusterIP}, {"node", clusterIP}} {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				if _, err := s.ask(way[0], way[1]); err != nil {
-					fail("a new connection of %s to %s: %v", way[0], way[1], err)
+	for i, to := range families {
+		for _, way := range [][2]string{{"client", to.atNode}, {"a", to.clusterIP}, {"node", to.clusterIP}} {
+			wg.Go(func() {
+				for ctx.Err() == nil {
+					if _, err := s.ask(way[0], way[1]); err != nil {
+						fail("a new connection of %s to %s: %v", way[0], way[1], err)
+					}
+					f.requests[i].Add(1)
 				}
-				f.requests.Add(1)
-			}
-		})
+			})
+		}
 	}
 	f.stop = func() { cancel(); wg.Wait() }
 	s.t.Cleanup(f.stop)
@@ -69,13 +80,38 @@ func (s *stage) traffic() *traffic {
 // flows waits for more traffic and fails if any of it ever failed.
 func (s *stage) flows(f *traffic, when string) {
 	s.t.Helper()
-	exchanges, requests := f.exchanges.Load(), f.requests.Load()
+	var more []func() bool
+	for i := range families {
+		exchanges, requests := f.exchanges[i].Load(), f.requests[i].Load()
+		more = append(more, func() bool { return f.exchanges[i].Load() > exchanges+50 && f.requests[i].Load() > requests+15 })
+	}
 	s.until("traffic flows "+when, func() bool {
-		return f.failure.Load() != nil || f.exchanges.Load() > exchanges+100 && f.requests.Load() > requests+30
+		return f.failure.Load() != nil || more[0]() && more[1]()
 	})
 	if failure := f.failure.Load(); failure != nil {
 		s.t.Fatalf("%s: %s", when, *failure)
 	}
+}
+
+// report says how much traffic there was, none of which failed.
+func (f *traffic) report(t *testing.T) {
+	t.Helper()
+	t.Logf("%d connections that stayed with %d exchanges over IPv4 and %d over IPv6; %d and %d new connections; none failed",
+		standing, f.exchanges[0].Load(), f.exchanges[1].Load(), f.requests[0].Load(), f.requests[1].Load())
+}
+
+// kubeProxyRules installs what kube-proxy would for the stage's Service.
+func (s *stage) kubeProxyRules(backend string) {
+	s.t.Helper()
+	rules, err := os.ReadFile(filepath.Join("..", "..", "controllers", "nodeproxy", "takeover", "testdata", backend+".nft"))
+	must(s.t, err)
+	v6 := strings.NewReplacer("table ip ", "table ip6 ", "ip saddr", "ip6 saddr", "ip daddr", "ip6 daddr", "ip addr", "ip6 addr", "ipv4_addr", "ipv6_addr",
+		"10.244.0.0/16", "fd00:f4::/32", "127.0.0.0/8", "::1", "10.96.0.10", "fd00:96::10", "10.0.0.11", "fd00:a::11",
+		"dnat to 10.244.1.10:", "dnat to [fd00:f4:1::10]:", "dnat to 10.244.1.11:", "dnat to [fd00:f4:1::11]:",
+		"10.244.1.10", "fd00:f4:1::10", "10.244.1.11", "fd00:f4:1::11").Replace(string(rules))
+	both := filepath.Join(s.t.TempDir(), "rules.nft")
+	must(s.t, os.WriteFile(both, append(rules, v6...), 0o600))
+	s.nft("-f", both)
 }
 
 // TestTakeover takes kube-proxy's place while traffic flows, and gives it back.
@@ -83,7 +119,7 @@ func TestTakeover(t *testing.T) {
 	for _, backend := range []string{"kube-proxy", "iptables-nft"} {
 		t.Run(backend, func(t *testing.T) {
 			s := newStage(t)
-			s.nft("-f", kubeProxyRules(backend))
+			s.kubeProxyRules(backend)
 			f := s.traffic()
 			s.flows(f, "through kube-proxy's rules")
 
@@ -99,13 +135,13 @@ func TestTakeover(t *testing.T) {
 			p := s.start("run", "--takeover")
 			s.until("kube-proxy's rules are gone", func() bool {
 				rules := s.nft("list", "ruleset")
-				return !strings.Contains(rules, "KUBE-SERVICES") && !strings.Contains(rules, "table ip kube-proxy")
+				return !strings.Contains(rules, "KUBE-SERVICES") && !strings.Contains(rules, "kube-proxy {")
 			})
 			s.flows(f, "after the takeover")
 			s.until("the takeover is told", func() bool { return s.api.told("TookOver", "connections go on") })
 
 			// kube-proxy comes back, beside us.
-			s.nft("-f", kubeProxyRules(backend))
+			s.kubeProxyRules(backend)
 			s.flows(f, "with both proxies")
 			// Giving back is to stop, and to clean up.
 			s.stop(p)
@@ -118,7 +154,7 @@ func TestTakeover(t *testing.T) {
 				t.Errorf("the clean-up left\n%s", rules)
 			}
 			f.stop()
-			t.Logf("%d exchanges on 20 connections and %d new connections, none failed", f.exchanges.Load(), f.requests.Load())
+			f.report(t)
 		})
 	}
 }
@@ -128,7 +164,7 @@ func TestTakeover(t *testing.T) {
 func TestKubeProxyComesBack(t *testing.T) {
 	s := newStage(t)
 	s.stop(func() *process { p := s.start("run"); s.healthy(); return p }())
-	s.nft("-f", kubeProxyRules("kube-proxy"))
+	s.kubeProxyRules("kube-proxy")
 	f := s.traffic()
 	s.start("run")
 	s.healthy()
@@ -139,6 +175,29 @@ func TestKubeProxyComesBack(t *testing.T) {
 	if rules := s.nft("list", "tables"); !strings.Contains(rules, "kube-proxy") || !strings.Contains(rules, "fairway") {
 		t.Errorf("not both are there:\n%s", rules)
 	}
+}
+
+// TestLastInstalledDecides: of two tables that translate at the same priority it
+// is the later one, for kube-proxy as for anybody.
+func TestLastInstalledDecides(t *testing.T) {
+	s := newStage(t)
+	p := s.start("run")
+	s.healthy()
+	s.nft(`add table ip late; add chain ip late c { type nat hook prerouting priority dstnat; }
+		add rule ip late c ip daddr 10.96.0.10 tcp dport 80 dnat to 10.244.1.10:8080`)
+	onlyA := func(when string) {
+		t.Helper()
+		for range 20 {
+			if pod, err := s.ask("b", clusterIP); pod != "a" || err != nil {
+				t.Fatalf("%s: answered by %q, %v", when, pod, err)
+			}
+		}
+	}
+	onlyA("another table came")
+	s.stop(p)
+	s.start("run")
+	s.healthy()
+	onlyA("after a restart, which leaves our hooks where they are")
 }
 
 // TestPortsHeld has another program at the ports of /healthz and of a Service's
