@@ -82,6 +82,11 @@ var cloudSeconds = metrics.NewHistogramVec(&metrics.HistogramOpts{
 	Buckets: []float64{0.01, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30},
 }, []string{"service", "operation"})
 
+var cloudWait = metrics.NewCounterVec(&metrics.CounterOpts{
+	Namespace: namespace, Subsystem: cloud, Name: "request_wait_seconds_total", StabilityLevel: metrics.ALPHA,
+	Help: "Time that requests to the cloud's API were held back, for the cloud not to refuse them for their number, by service and operation.",
+}, []string{"service", "operation"})
+
 var cloudLastSuccess = metrics.NewGauge(&metrics.GaugeOpts{
 	Namespace: namespace, Subsystem: cloud, Name: "last_success_timestamp_seconds", StabilityLevel: metrics.ALPHA,
 	Help: "When the cloud last answered a request without an error, in Unix time.",
@@ -90,7 +95,7 @@ var cloudLastSuccess = metrics.NewGauge(&metrics.GaugeOpts{
 // collectors are all metrics of this package but the census, which belongs to
 // one Controller.
 var collectors = []metrics.Registerable{syncSeconds, changeSeconds, readySeconds, sweepSeconds, driftDetected, orphanCount, pausedGauge,
-	cloudRequests, cloudSeconds, cloudLastSuccess}
+	cloudRequests, cloudSeconds, cloudWait, cloudLastSuccess}
 
 var registerOnce = sync.OnceFunc(func() { legacyregistry.MustRegister(collectors...) })
 
@@ -111,6 +116,7 @@ func ObserveChange(c lb.Change, took time.Duration, err error) {
 func ObserveCall(c lb.Call) {
 	cloudRequests.WithLabelValues(c.Service, c.Operation, c.Code).Inc()
 	cloudSeconds.WithLabelValues(c.Service, c.Operation).Observe(c.Took.Seconds())
+	cloudWait.WithLabelValues(c.Service, c.Operation).Add(c.Waited.Seconds())
 	if c.Code == lb.CallOK {
 		cloudLastSuccess.SetToCurrentTime()
 	}

@@ -136,7 +136,10 @@ func TestRequestsToTheCloudAreCounted(t *testing.T) {
 	if now := value(t, "fairway_cloud_last_success_timestamp_seconds", nil); now != before {
 		t.Errorf("a refusal counts as a success: %v", now)
 	}
-	ObserveCall(lb.Call{Service: "EC2", Operation: "Test", Code: lb.CallOK, Took: time.Second})
+	ObserveCall(lb.Call{Service: "EC2", Operation: "Test", Code: lb.CallOK, Took: time.Second, Waited: 3 * time.Second})
+	if s := value(t, "fairway_cloud_request_wait_seconds_total", map[string]string{"operation": "Test"}); s != 3 {
+		t.Errorf("held back for %v seconds", s)
+	}
 	if now := value(t, "fairway_cloud_last_success_timestamp_seconds", nil); now == before {
 		t.Error("a success is not noticed")
 	}

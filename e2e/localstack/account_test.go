@@ -21,6 +21,9 @@ import (
 // not succeed any more.
 const caseTime = time.Minute
 
+// unlimited is how many times AWS's request limits the emulator has, which has none.
+const unlimited = 1000
+
 // account is the emulator as the contract suite sees it: the same world again
 // and again, swept in between.
 type account struct {
@@ -51,7 +54,7 @@ func (a *account) Provider(ctx context.Context, cluster lb.Cluster) (providertes
 		return stillborn, fmt.Errorf("the case gets nowhere; the last calls that failed:\n%s", a.failures())
 	}
 	wire := &wire{account: a}
-	p, err := aws.New(ctx, aws.Config{Cluster: aws.ClusterConfig{Name: cluster.Name}}, cluster,
+	p, err := aws.New(ctx, aws.Config{Cluster: aws.ClusterConfig{Name: cluster.Name}, RequestRate: unlimited}, cluster,
 		settings(&http.Client{Transport: wire, Timeout: callTime})...)
 	return providertest.Instance{
 		Provider: p,

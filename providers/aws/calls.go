@@ -21,6 +21,7 @@ func Reporting(report func(lb.Call)) func(*config.LoadOptions) error {
 		start := time.Now()
 		out, metadata, err := next.HandleFinalize(ctx, in)
 		call := lb.Call{Service: awsmiddleware.GetServiceID(ctx), Operation: awsmiddleware.GetOperationName(ctx), Code: lb.CallOK, Took: time.Since(start)}
+		call.Waited, _ = ctx.Value(waited{}).(time.Duration)
 		if err != nil {
 			call.Code = cmp.Or(code(err), lb.CallNoAnswer)
 		}

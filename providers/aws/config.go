@@ -45,6 +45,9 @@ type Config struct {
 	// HealthCheck is the default for Services with externalTrafficPolicy
 	// Cluster; Local ones are checked at their healthCheckNodePort.
 	HealthCheck HealthCheckConfig `json:"healthCheck,omitzero"`
+	// RequestRate is how many times AWS's usual request limits this account has;
+	// requests wait rather than exceed them. Default 1.
+	RequestRate float64 `json:"requestRate,omitempty"`
 	// Tags are put on everything made, besides the owner marks.
 	Tags map[string]string `json:"tags,omitempty"`
 }
@@ -205,6 +208,7 @@ func (c *Config) setDefaults() {
 	if c.NodePortRange == (PortRange{}) {
 		c.NodePortRange = PortRange{30000, 32767}
 	}
+	c.RequestRate = orDefault(c.RequestRate, 1)
 	h := &c.HealthCheck
 	h.Protocol = orDefault(h.Protocol, "HTTP")
 	h.Port = orDefault(h.Port, 10256)
@@ -237,6 +241,9 @@ var (
 	tagText = regexp.MustCompile(`^[\pL\pN\pZ_.:/=+\-@]*$`)
 )
 
+// Below the lowest rate not even a single Service would be done in time.
+const minRequestRate, maxRequestRate = 0.1, 1000
+
 func (c *Config) validate() error {
 	switch {
 	case c.Cluster.Name == "":
@@ -249,6 +256,8 @@ func (c *Config) validate() error {
 		return fmt.Errorf("vpc %q is not a VPC id such as vpc-0123456789abcdef0", c.VPC)
 	case c.NodeSecurityGroup != "" && !groupID.MatchString(c.NodeSecurityGroup):
 		return fmt.Errorf("nodeSecurityGroup %q is not a security group id such as sg-0123456789abcdef0", c.NodeSecurityGroup)
+	case !(c.RequestRate >= minRequestRate && c.RequestRate <= maxRequestRate):
+		return fmt.Errorf("requestRate %v: want %v to %v times AWS's usual limits", c.RequestRate, minRequestRate, maxRequestRate)
 	case len(c.Tags) > maxUserTags:
 		return fmt.Errorf("tags: %d are given, at most %d fit beside the owner marks", len(c.Tags), maxUserTags)
 	}

@@ -23,6 +23,7 @@ region: us-gov-west-1
 vpc: vpc-0123abcd
 nodeSecurityGroup: sg-0123abcd
 nodePortRange: 31000-31999
+requestRate: 2.5
 healthCheck: {protocol: TCP, port: 80, interval: 30s, timeout: 2s, healthyThreshold: 3, unhealthyThreshold: 10}
 tags: {team: "edge @ home", "cost/centre": "42"}
 `, ""},
@@ -48,6 +49,8 @@ tags: {team: "edge @ home", "cost/centre": "42"}
 		{"interval too long", header + "cluster: {name: demo}\nhealthCheck: {interval: 301s}", "healthCheck.interval 5m1s"},
 		{"timeout above interval", header + "cluster: {name: demo}\nhealthCheck: {interval: 10s, timeout: 11s}", "healthCheck.timeout 11s"},
 		{"threshold", header + "cluster: {name: demo}\nhealthCheck: {unhealthyThreshold: 1}", "healthCheck.unhealthyThreshold 1"},
+		{"request rate", header + "cluster: {name: demo}\nrequestRate: -1", "requestRate -1"},
+		{"request rate without end", header + "cluster: {name: demo}\nrequestRate: 1e9", "requestRate 1e+09"},
 		{"TCP with a path", header + "cluster: {name: demo}\nhealthCheck: {protocol: TCP, path: /x}", "healthCheck.path"},
 		{"our tag", header + "cluster: {name: demo}\ntags: {fairway.io/cluster: x}", "reserved"},
 		{"AWS's tag", header + "cluster: {name: demo}\ntags: {'aws:x': y}", "reserved"},

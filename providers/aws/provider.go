@@ -55,7 +55,7 @@ func New(ctx context.Context, cfg Config, cluster lb.Cluster, opts ...func(*conf
 		return nil, refuse("the cluster is called %q, but cluster.name in the configuration is %q", cluster.Name, cfg.Cluster.Name)
 	}
 	cluster.Name = cfg.Cluster.Name
-	c, err := newClients(ctx, cfg.Region, opts)
+	c, err := newClients(ctx, cfg.Region, append(slices.Clip(opts), paced(cfg.RequestRate)))
 	if err != nil {
 		return nil, err
 	}

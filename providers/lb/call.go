@@ -17,6 +17,7 @@ type Call struct {
 	Service, Operation string
 	// Code is CallOK, the cloud's error code, or CallNoAnswer.
 	Code string
-	// Took is the time until the answer.
-	Took time.Duration
+	// Took is the time until the answer, Waited that before it was sent, for the
+	// cloud not to refuse it for its number.
+	Took, Waited time.Duration
 }
