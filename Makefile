@@ -61,14 +61,16 @@ test-localstack: build kubernetes ## test the AWS provider and a Service on Loca
 .PHONY: bench
 bench: bench-controller bench-proxy ## measure all that is measured, beside its peers
 
-# What bench-proxy measures: numbers of Services, and how often each.
+# What bench-proxy measures: numbers of Services, how often each, and how often
+# kube-proxy in other configurations than its nftables mode with the defaults.
 SERVICES ?= 1000,10000
 ROUNDS ?= 3
+VARIANT_ROUNDS ?= 1
 
 .PHONY: bench-proxy
-bench-proxy: build kubernetes ## measure the node proxy beside the real kube-proxy; SERVICES=1000,10000,30000 ROUNDS=5
+bench-proxy: build kubernetes ## measure the node proxy beside the real kube-proxy, on a quiet machine; SERVICES=1000,10000,30000 ROUNDS=5
 	@go build -o bin/bench-proxy ./e2e/bench/proxy
-	@FAIRWAY_BIN=$(CURDIR)/bin bin/bench-proxy --services=$(SERVICES) --rounds=$(ROUNDS) --report=docs/benchmarks/node-proxy.md
+	@FAIRWAY_BIN=$(CURDIR)/bin bin/bench-proxy --services=$(SERVICES) --rounds=$(ROUNDS) --variant-rounds=$(VARIANT_ROUNDS) --report=docs/benchmarks/node-proxy.md
 
 .PHONY: test-kernels
 test-kernels: ## run the node proxy's kernel tests under Linux 6.1 and 6.12 in QEMU; KERNELS=6.1 RUN=pattern TABLE=1 writes the table

@@ -1,8 +1,10 @@
 // Command proxy measures our node proxy beside the real kube-proxy, on the same
 // node, with the same API server and objects, in turns: how long until the last
 // Service is reachable, what changes of endpoints cost and how soon packets
-// follow them, how long a connection takes to be made, and whether a restart
-// loses any. It prints medians and the ratio of theirs to ours.
+// follow them, what a new connection costs, and whether a restart loses any.
+// Baselines take turns with them: no proxy at all, a bare informer, and a loader
+// that has everything in memory. It writes medians, the ratios of theirs to
+// ours, and what of that was to be reached.
 //
 // Everything runs in a sandbox that vanishes with it. kube-proxy needs the
 // programs nft and, in iptables mode, iptables and iptables-restore.
@@ -17,9 +19,14 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fairway-lb/fairway/e2e/environment"
 	"github.com/fairway-lb/fairway/e2e/sandbox"
@@ -32,19 +39,36 @@ const kubeProxyVariable = "FAIRWAY_KUBE_PROXY"
 type options struct {
 	services []int
 	rounds   int
+	variants int
+	slow     time.Duration
 	report   string
 	logs     string
+	pin      bool
+	only     *regexp.Regexp
 }
 
 func main() {
-	o := options{services: []int{1000, 10000}}
+	if err := role(os.Args[1:]); err == nil {
+		return
+	} else if !errors.Is(err, errNoRole) {
+		fmt.Fprintln(os.Stderr, "bench-proxy:", err)
+		os.Exit(1)
+	}
+	o := options{services: []int{1000, 10000}, only: regexp.MustCompile("")}
 	flag.Func("services", "comma-separated `numbers` of Services (default 1000,10000)", func(text string) (err error) {
 		o.services, err = numbers(text)
 		return err
 	})
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each contender is measured with each number of Services")
-	flag.StringVar(&o.report, "report", "", "also write the tables to this `file`")
-	flag.StringVar(&o.logs, "logs", "", "keep the programs' logs in this `directory`")
+	flag.IntVar(&o.variants, "variant-rounds", 1, "how often kube-proxy is in other configurations than nftables with its default period")
+	flag.DurationVar(&o.slow, "slow", 2*time.Minute, "do not measure again, with a number of Services, who took longer than this")
+	flag.BoolVar(&o.pin, "pin", false, "keep what is measured on processor 1 and everything else on processor 0")
+	flag.Func("only", "measure only the contenders whose names match this `pattern`", func(text string) (err error) {
+		o.only, err = regexp.Compile(text)
+		return err
+	})
+	flag.StringVar(&o.report, "report", "", "write the tables to this `file`, and the plot beside it with the ending .svg")
+	flag.StringVar(&o.logs, "logs", "", "keep the control plane's logs in this `directory`")
 	flag.Parse()
 	code, err := run(o)
 	if err != nil {
@@ -54,16 +78,33 @@ func main() {
 	os.Exit(code)
 }
 
+// errNoRole says that this is the program itself.
+var errNoRole = errors.New("no role")
+
+// role runs what the program starts of itself.
+func role(args []string) error {
+	switch {
+	case len(args) == 1 && args[0] == clientsRole:
+		return runClients(os.Stdin, os.Stdout)
+	case len(args) == 2 && args[0] == informerRole:
+		return runInformer(context.Background(), args[1], os.Stdout)
+	default:
+		return errNoRole
+	}
+}
+
+// numbers are in growing order, as Services are only added.
 func numbers(text string) ([]int, error) {
 	var all []int
 	for part := range strings.SplitSeq(text, ",") {
 		n, err := strconv.Atoi(part)
-		if err != nil || n < 10 || n > 50000 {
-			return nil, fmt.Errorf("%q is not a number from 10 to 50000", part)
+		if err != nil || n < 100 || n > 50000 || n%20 != 0 {
+			return nil, fmt.Errorf("%q is not a multiple of 20 from 100 to 50000", part)
 		}
 		all = append(all, n)
 	}
-	return all, nil
+	slices.Sort(all)
+	return slices.Compact(all), nil
 }
 
 // run is executed twice: outside of the sandbox, where it builds what is
@@ -77,11 +118,7 @@ func run(o options) (int, error) {
 			return nil, err
 		}
 		stop() // from here on signals are for the one inside
-		if o.report == "" {
-			return nil, nil
-		}
-		file, err := os.Create(o.report)
-		return []*os.File{file}, err
+		return openReport(o.report)
 	}})
 	if err != nil {
 		return 1, err
@@ -89,18 +126,32 @@ func run(o options) (int, error) {
 	if !session.Inside {
 		return session.ExitCode, nil
 	}
-	r := newReport(o.rounds)
-	if err := measure(ctx, o, r); err != nil {
-		return 1, err
-	}
-	text := r.String()
-	fmt.Print(text)
-	for _, file := range session.Files {
-		if _, err := file.WriteString(text); err != nil {
+	if o.pin {
+		if err := pinAll(0); err != nil {
 			return 1, err
 		}
 	}
-	return 0, nil
+	return 0, measure(ctx, o, session.Files)
+}
+
+// pinAll keeps this program, and all that it starts from now on, on a processor.
+func pinAll(cpu int) error {
+	var only unix.CPUSet
+	only.Set(cpu)
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks {
+		id, err := strconv.Atoi(task.Name())
+		if err == nil {
+			err = unix.SchedSetaffinity(id, &only)
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("keep to processor %d: %w", cpu, err)
+		}
+	}
+	return nil
 }
 
 // prepare builds our programs, Kubernetes and kube-proxy.
@@ -126,36 +177,6 @@ func prepare(ctx context.Context) error {
 	}
 	if _, err := exec.LookPath("nft"); err != nil {
 		return errors.New("kube-proxy's nftables mode runs the program nft, which is not installed")
-	}
-	return nil
-}
-
-// measure loads each number of Services in turn and lets the contenders alternate.
-func measure(ctx context.Context, o options, r *report) error {
-	w, err := newWorld(ctx, o.logs)
-	if err != nil {
-		return err
-	}
-	defer w.close()
-	for _, n := range o.services {
-		if err := w.load(ctx, n); err != nil {
-			return fmt.Errorf("make %d Services: %w", n, err)
-		}
-		bare, err := w.bareInformer(ctx)
-		if err != nil {
-			return err
-		}
-		r.add(n, "bare informer", figures{ready: bare})
-		for round := range o.rounds {
-			for _, c := range contenders() {
-				fmt.Fprintf(os.Stderr, "%d Services, round %d of %d: %s\n", n, round+1, o.rounds, c.name)
-				f, err := w.bout(ctx, c)
-				if err != nil {
-					return fmt.Errorf("%s with %d Services: %w", c.name, n, err)
-				}
-				r.add(n, c.name, f)
-			}
-		}
 	}
 	return nil
 }

@@ -3,28 +3,31 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
-	"time"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 	v1 "k8s.io/api/core/v1"
 	discovery "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/client-go/informers"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/cache"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
 
 const namespace = "default"
 
-// objects are the Services of one size and where they are.
+// objects are the Services there are and where they answer, by index.
 type objects struct {
-	client kubernetes.Interface
-	n      int
-	// addresses are the cluster IPs by index.
-	addresses []netip.Addr
+	client    kubernetes.Interface
+	addresses []netip.Addr // the cluster IPs
+	nodePorts []uint16     // 0 without
+	versions  []atomic.Int32
+	udp       netip.Addr // the cluster IP of the one that takes datagrams
 }
 
 // writers is how many requests load the API server at a time.
@@ -34,68 +37,102 @@ const writers = 16
 // range has 2,768.
 const manyNodePorts = 1800
 
+// udpService is one more Service, for datagrams.
+const udpService = "bench-udp"
+
 func serviceName(i int) string { return fmt.Sprintf("bench-%05d", i) }
 
 // answering reports whether Service i has the one backend that answers; the
-// endpoints of the others are addresses that nobody has.
-func answering(i, n int) bool { return i%10 == 7 || i == 0 || i == n/2 || i == n-1 }
+// endpoints of the others are addresses that nobody has. The last of a number
+// that ends with 0 is one, and every other one of them has a NodePort.
+func answering(i int) bool { return i%10 == 9 }
 
-// endpointsOf is how many endpoints Service i has: half of the Services have 1,
-// one in twenty has 32, the rest 4; on average 4.
+// endpointsOf is how many endpoints Service i has: a fifth have 1, one in forty
+// has 32, the rest 4; on average 4.1.
 func endpointsOf(i int) int {
 	switch {
-	case i%20 == 10:
-		return 32
-	case i%2 == 1:
+	case answering(i) || i%10 == 4:
 		return 1
+	case i%40 == 10:
+		return 32
 	default:
 		return 4
 	}
 }
 
-// load makes n Services, in place of those of an earlier size, and waits until
-// all can be read.
+// endpoints are those of Service i in its given version; the first of them
+// differs from one version to the next.
+func endpoints(i, version int) []netip.AddrPort {
+	if answering(i) {
+		return []netip.AddrPort{netip.AddrPortFrom(backendOf(i), backendPort)}
+	}
+	all := make([]netip.AddrPort, endpointsOf(i))
+	for e := range all {
+		// Services that are 2,048 apart share addresses, which makes no difference.
+		k := (i*32 + e) % (1 << 16)
+		all[e] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 246, byte(k >> 8), byte(k)}), backendPort)
+	}
+	if version%2 == 1 {
+		first := all[0].Addr().As4()
+		first[1] = 247
+		all[0] = netip.AddrPortFrom(netip.AddrFrom4(first), backendPort)
+	}
+	return all
+}
+
+// balancer is the load balancer's address of Service i.
+func balancer(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{198, 18, byte(i / 20 >> 8), byte(i / 20)})
+}
+
+// load makes Services until there are n, besides those that are there.
 func (w *world) load(ctx context.Context, n int) error {
-	config := rest.CopyConfig(w.RESTConfig)
-	config.ContentType = runtime.ContentTypeProtobuf
-	client, err := kubernetes.NewForConfig(config)
-	if err != nil {
-		return err
+	o := &w.objects
+	if o.client == nil {
+		config := rest.CopyConfig(w.RESTConfig)
+		config.ContentType = runtime.ContentTypeProtobuf
+		client, err := kubernetes.NewForConfig(config)
+		if err != nil {
+			return err
+		}
+		o.client = client
+		if err := o.makeUDP(ctx); err != nil {
+			return err
+		}
 	}
-	before := w.objects.n
-	w.objects = objects{client: client, n: n, addresses: make([]netip.Addr, n)}
+	before := len(o.addresses)
+	o.addresses = append(o.addresses, make([]netip.Addr, n-before)...)
+	o.nodePorts = append(o.nodePorts, make([]uint16, n-before)...)
+	versions := make([]atomic.Int32, n)
 	for i := range before {
-		if err := client.CoreV1().Services(namespace).Delete(ctx, serviceName(i), metav1.DeleteOptions{}); err != nil {
-			return err
-		}
-		if err := client.DiscoveryV1().EndpointSlices(namespace).Delete(ctx, serviceName(i), metav1.DeleteOptions{}); err != nil {
-			return err
-		}
+		versions[i].Store(o.versions[i].Load())
 	}
+	o.versions = versions
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(writers)
-	for i := range n {
-		all.Go(func() error { return w.objects.make(ctx, i) })
+	for i := before; i < n; i++ {
+		all.Go(func() error { return o.make(ctx, i) })
 	}
 	return all.Wait()
 }
 
 // make creates Service i: of twenty, sixteen have a cluster IP only, three a
-// NodePort, and one is a load balancer with traffic policy Local.
+// NodePort, and one is a load balancer with traffic policy Local. When NodePorts
+// run out, the others have a cluster IP only, and load balancers no NodePort.
 func (o *objects) make(ctx context.Context, i int) error {
 	svc := &v1.Service{ObjectMeta: metav1.ObjectMeta{Name: serviceName(i)}, Spec: v1.ServiceSpec{
-		Ports: []v1.ServicePort{{Port: 80, Protocol: v1.ProtocolTCP}},
+		Ports: []v1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(backendPort), Protocol: v1.ProtocolTCP}},
 	}}
+	ports := i/20*4 < manyNodePorts
 	switch i % 20 {
 	case 2, 9, 16:
-		if i/20*4 < manyNodePorts {
+		if ports {
 			svc.Spec.Type = v1.ServiceTypeNodePort
 		}
 	case 5:
 		svc.Spec.Type = v1.ServiceTypeLoadBalancer
 		svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal
-		allocate := i/20*4 < manyNodePorts
-		svc.Spec.AllocateLoadBalancerNodePorts = &allocate
+		svc.Spec.AllocateLoadBalancerNodePorts = &ports
 	}
 	made, err := o.client.CoreV1().Services(namespace).Create(ctx, svc, metav1.CreateOptions{})
 	if err != nil {
@@ -104,67 +141,111 @@ func (o *objects) make(ctx context.Context, i int) error {
 	if o.addresses[i], err = netip.ParseAddr(made.Spec.ClusterIP); err != nil {
 		return err
 	}
-	_, err = o.client.DiscoveryV1().EndpointSlices(namespace).Create(ctx, o.slice(i, 0, backendA), metav1.CreateOptions{})
+	o.nodePorts[i] = uint16(made.Spec.Ports[0].NodePort)
+	if made.Spec.Type == v1.ServiceTypeLoadBalancer {
+		made.Status.LoadBalancer.Ingress = []v1.LoadBalancerIngress{{IP: balancer(i).String()}}
+		if _, err := o.client.CoreV1().Services(namespace).UpdateStatus(ctx, made, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
+	}
+	_, err = o.client.DiscoveryV1().EndpointSlices(namespace).Create(ctx, slice(serviceName(i), v1.ProtocolTCP, endpoints(i, 0)), metav1.CreateOptions{})
 	return err
 }
 
-// slice returns the EndpointSlice of Service i in its given version, of which
-// each has other endpoints. Those that answer have the given backend.
-func (o *objects) slice(i, version int, backend netip.Addr) *discovery.EndpointSlice {
+func (o *objects) makeUDP(ctx context.Context) error {
+	made, err := o.client.CoreV1().Services(namespace).Create(ctx, &v1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: udpService},
+		Spec:       v1.ServiceSpec{Ports: []v1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(backendPort), Protocol: v1.ProtocolUDP}}},
+	}, metav1.CreateOptions{})
+	if err != nil {
+		return err
+	}
+	if o.udp, err = netip.ParseAddr(made.Spec.ClusterIP); err != nil {
+		return err
+	}
+	_, err = o.client.DiscoveryV1().EndpointSlices(namespace).Create(ctx, slice(udpService, v1.ProtocolUDP,
+		[]netip.AddrPort{netip.AddrPortFrom(backendA, backendPort)}), metav1.CreateOptions{})
+	return err
+}
+
+// slice returns the EndpointSlice of a Service.
+func slice(service string, protocol v1.Protocol, endpoints []netip.AddrPort) *discovery.EndpointSlice {
 	s := &discovery.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: serviceName(i), Labels: map[string]string{discovery.LabelServiceName: serviceName(i)}},
+		ObjectMeta:  metav1.ObjectMeta{Name: service, Labels: map[string]string{discovery.LabelServiceName: service}},
 		AddressType: discovery.AddressTypeIPv4,
-		Ports:       []discovery.EndpointPort{{Name: new(""), Port: new(int32(backendPort)), Protocol: new(v1.ProtocolTCP)}},
+		Ports:       []discovery.EndpointPort{{Name: new(""), Port: new(int32(backendPort)), Protocol: new(protocol)}},
 	}
-	addresses := []string{backend.String()}
-	if !answering(i, o.n) {
-		addresses = nil
-		for e := range endpointsOf(i) {
-			k := i*32 + e
-			addresses = append(addresses, netip.AddrFrom4([4]byte{10, 246 + byte(version%2), byte(k >> 8), byte(k)}).String())
-		}
-	}
-	for _, a := range addresses {
-		s.Endpoints = append(s.Endpoints, discovery.Endpoint{Addresses: []string{a}, Conditions: discovery.EndpointConditions{Ready: new(true)}})
+	for _, e := range endpoints {
+		s.Endpoints = append(s.Endpoints, discovery.Endpoint{Addresses: []string{e.Addr().String()}, Conditions: discovery.EndpointConditions{Ready: new(true)}})
 	}
 	return s
 }
 
-// change gives Service i other endpoints.
-func (o *objects) change(ctx context.Context, i, version int, backend netip.Addr) error {
-	_, err := o.client.DiscoveryV1().EndpointSlices(namespace).Update(ctx, o.slice(i, version, backend), metav1.UpdateOptions{})
+// anyQuiet is a random Service that does not answer.
+func (o *objects) anyQuiet() int {
+	for {
+		if i := rand.IntN(len(o.addresses)); !answering(i) {
+			return i
+		}
+	}
+}
+
+// change gives Service i another first endpoint.
+func (o *objects) change(ctx context.Context, i int) error {
+	version := int(o.versions[i].Add(1))
+	return o.update(ctx, slice(serviceName(i), v1.ProtocolTCP, endpoints(i, version)))
+}
+
+// move gives a Service a single endpoint, one of the backends.
+func (o *objects) move(ctx context.Context, service string, protocol v1.Protocol, to netip.Addr) error {
+	return o.update(ctx, slice(service, protocol, []netip.AddrPort{netip.AddrPortFrom(to, backendPort)}))
+}
+
+func (o *objects) update(ctx context.Context, s *discovery.EndpointSlice) error {
+	_, err := o.client.DiscoveryV1().EndpointSlices(namespace).Update(ctx, s, metav1.UpdateOptions{})
 	return err
 }
 
-// bareInformer returns how long two informers of client-go, which do nothing
-// else, take to read all Services and EndpointSlices.
-func (w *world) bareInformer(ctx context.Context) (time.Duration, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	began := time.Now()
-	factory := informers.NewSharedInformerFactory(w.objects.client, 0)
-	synced := []cache.InformerSynced{
-		factory.Core().V1().Services().Informer().HasSynced, factory.Discovery().V1().EndpointSlices().Informer().HasSynced,
-	}
-	factory.Start(ctx.Done())
-	for _, s := range synced {
-		if err := poll(ctx, time.Millisecond, func() bool { return s() }); err != nil {
-			return 0, fmt.Errorf("wait for the informers: %w", err)
+// targets are where the answering Services are reached: by their cluster IPs, or
+// by their NodePorts on the node.
+func (o *objects) targets(way string, node netip.Addr) []netip.AddrPort {
+	var all []netip.AddrPort
+	for i, a := range o.addresses {
+		switch {
+		case !answering(i):
+		case way == clusterIP:
+			all = append(all, netip.AddrPortFrom(a, 80))
+		case o.nodePorts[i] != 0:
+			all = append(all, netip.AddrPortFrom(node, o.nodePorts[i]))
 		}
 	}
-	return time.Since(began), nil
+	return all
 }
 
-// poll calls f until it is true or the context ends.
-func poll(ctx context.Context, every time.Duration, f func() bool) error {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for !f() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
+// desired is what a proxy makes of the objects: the content of the node's table.
+func (o *objects) desired(node netip.Addr) map[string]*nft.Service {
+	all := make(map[string]*nft.Service, len(o.addresses))
+	for i := range o.addresses {
+		all[serviceName(i)] = o.desiredOf(i, int(o.versions[i].Load()), node)
 	}
-	return nil
+	return all
+}
+
+func (o *objects) desiredOf(i, version int, node netip.Addr) *nft.Service {
+	address, pool := o.addresses[i], endpoints(i, version)
+	at := func(a netip.Addr, port uint16) nft.Frontend {
+		return nft.Frontend{Addr: a, Protocol: nft.TCP, Port: port}
+	}
+	outside := nft.External
+	s := &nft.Service{ClusterIPs: []netip.Addr{address}, Frontends: map[nft.Frontend]nft.Backends{
+		at(address, 80): {Policy: nft.Internal, Cluster: pool},
+	}}
+	if i%20 == 5 {
+		outside = nft.ExternalLocal
+		s.Frontends[at(balancer(i), 80)] = nft.Backends{Policy: outside, Cluster: pool}
+	}
+	if port := o.nodePorts[i]; port != 0 {
+		s.Frontends[at(node, port)] = nft.Backends{Policy: outside, Cluster: pool}
+	}
+	return s
 }

@@ -1,132 +1,225 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/fairway-lb/fairway/e2e/environment"
 )
 
-// report gathers figures by number of Services and contender.
+// bout is what came of one contender in one round.
+type bout struct {
+	round   int
+	figures figures
+	err     error
+	took    time.Duration
+}
+
+// report gathers bouts by number of Services and contender.
 type report struct {
-	rounds int
-	sizes  []int
-	names  []string
-	all    map[int]map[string][]figures
+	options  options
+	measured string // on what, and of what
+	complete bool
+	sizes    []int
+	names    []string
+	missing  map[string]string
+	all      map[int]map[string][]bout
 }
 
-func newReport(rounds int) *report {
-	return &report{rounds: rounds, all: map[int]map[string][]figures{}}
+func newReport(o options, measured string) *report {
+	return &report{options: o, measured: measured, missing: map[string]string{}, all: map[int]map[string][]bout{}}
 }
 
-func (r *report) add(services int, name string, f figures) {
+// know notes that there is such a contender with so many Services.
+func (r *report) know(services int, c contender) {
 	if r.all[services] == nil {
-		r.all[services] = map[string][]figures{}
+		r.all[services] = map[string][]bout{}
 		r.sizes = append(r.sizes, services)
 	}
-	if !slices.Contains(r.names, name) {
-		r.names = append(r.names, name)
+	if !slices.Contains(r.names, c.name) {
+		r.names = append(r.names, c.name)
 	}
-	r.all[services][name] = append(r.all[services][name], f)
+	if c.missing != "" {
+		r.missing[c.name] = c.missing
+	}
 }
 
-// row is one figure, the same for all contenders; less is better.
-type row struct {
-	title string
-	of    func(figures) float64
-	show  func(float64) string
+func (r *report) add(services int, name string, b bout) {
+	r.all[services][name] = append(r.all[services][name], b)
 }
 
-func seconds(v float64) string { return fmt.Sprintf("%.2f s", v) }
-func millis(v float64) string  { return fmt.Sprintf("%.2f ms", v*1000) }
-func micros(v float64) string  { return fmt.Sprintf("%.0f µs", v*1e6) }
-func mebi(v float64) string    { return fmt.Sprintf("%.0f MiB", v/(1<<20)) }
-func count(v float64) string   { return fmt.Sprintf("%.0f", v) }
-
-var rows = []row{
-	{"start to last Service reachable", func(f figures) float64 { return f.ready.Seconds() }, seconds},
-	{"processor time until then", func(f figures) float64 { return f.readyCPU.Seconds() }, seconds},
-	{"endpoint change to packets there, p50", follow(0.5), millis},
-	{"endpoint change to packets there, p99", follow(0.99), millis},
-	{"processor time for 2,000 changes", func(f figures) float64 { return f.changeCPU.Seconds() }, seconds},
-	{"peak memory", func(f figures) float64 { return float64(f.peak) }, mebi},
-	{"connect(), p50", func(f figures) float64 { return quantile(f.connect, 0.5).Seconds() }, micros},
-	{"connect(), p99", func(f figures) float64 { return quantile(f.connect, 0.99).Seconds() }, micros},
-	{"connect() without a proxy, p50", func(f figures) float64 { return quantile(f.direct, 0.5).Seconds() }, micros},
-	{"connections lost in a restart", func(f figures) float64 { return float64(f.restartFailures) }, count},
+// longest is how long a contender took at most.
+func (r *report) longest(services int, name string) (longest time.Duration) {
+	for _, b := range r.all[services][name] {
+		longest = max(longest, b.took)
+	}
+	return longest
 }
 
-func follow(q float64) func(figures) float64 {
-	return func(f figures) float64 { return quantile(f.follow, q).Seconds() }
+// relate works out the figures that take the baselines of the same round.
+func (r *report) relate(services, round int) {
+	of := func(name string) figures {
+		for _, b := range r.all[services][name] {
+			if b.round == round {
+				return b.figures
+			}
+		}
+		return nil
+	}
+	beyond := func(f figures, name, figure string, base figures) {
+		value, known := f[figure]
+		if floor, too := base[figure]; known && too {
+			f[name] = value - floor
+		}
+	}
+	for _, name := range r.names {
+		f := of(name)
+		if f == nil || name == none || name == informer || name == loader {
+			continue
+		}
+		beyond(f, figBeyond, figReady, of(informer))
+		for _, way := range []string{clusterIP, nodePort} {
+			beyond(f, figDistance(way), figConnect50(way), of(none))
+		}
+	}
 }
 
-// String returns a table for each number of Services: the medians of the rounds,
-// and behind each figure of another its ratio to ours.
+// values are a figure's in all rounds that have it.
+func (r *report) values(services int, name, figure string) (values []float64) {
+	for _, b := range r.all[services][name] {
+		if v, found := b.figures[figure]; found {
+			values = append(values, v)
+		}
+	}
+	return values
+}
+
+// median is false where no round has the figure.
+func (r *report) median(services int, name, figure string) (float64, bool) {
+	values := r.values(services, name, figure)
+	return median(values), len(values) > 0
+}
+
+// openReport opens the files of the report and of the plot beside it. They keep
+// what they have until there is something to write.
+func openReport(path string) (files []*os.File, err error) {
+	if path == "" {
+		return nil, nil
+	}
+	base, found := strings.CutSuffix(path, ".md")
+	if !found {
+		return nil, fmt.Errorf("the report %s is not a file whose name ends with .md", path)
+	}
+	for _, name := range []string{path, base + ".svg"} {
+		file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file)
+	}
+	return files, nil
+}
+
+// write replaces what the files have, if there are any.
+func (r *report) write(files []*os.File) error {
+	if len(files) == 0 {
+		return nil
+	}
+	picture, err := r.plot()
+	if err != nil {
+		return err
+	}
+	for i, text := range []string{r.String(), picture} {
+		_, err := files[i].Seek(0, io.SeekStart)
+		if err := errors.Join(err, files[i].Truncate(0)); err != nil {
+			return err
+		}
+		if _, err := files[i].WriteString(text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// String returns the whole report: what was to be reached, a table for each
+// number of Services, what failed, and how the figures grow.
 func (r *report) String() string {
 	var text strings.Builder
-	fmt.Fprintf(&text, "# The node proxy beside kube-proxy\n\nMedians of %d rounds, in turns, on %s. In parentheses: times ours.\n", r.rounds, machine())
-	for _, n := range r.sizes {
-		fmt.Fprintf(&text, "\n## %d Services, 4 endpoints each on average\n\n| |", n)
-		for _, name := range r.names {
-			fmt.Fprintf(&text, " %s |", name)
-		}
-		fmt.Fprintf(&text, "\n|---|%s\n", strings.Repeat("---|", len(r.names)))
-		for _, row := range rows {
-			fmt.Fprintf(&text, "| %s |", row.title)
-			our := r.median(n, ours, row)
-			for _, name := range r.names {
-				fmt.Fprintf(&text, " %s |", r.cell(n, name, row, our))
-			}
-			text.WriteString("\n")
-		}
+	fmt.Fprintf(&text, "# The node proxy beside kube-proxy\n\nWritten by `make bench-proxy`: %s.\n", r.measured)
+	if !r.complete {
+		text.WriteString("\n**Partial: the measurement has not ended.**\n")
 	}
+	text.WriteString(method)
+	fmt.Fprintf(&text, "\nRounds: %d; of kube-proxy's other configurations: %d. Nobody who took longer than %s was measured again with so many Services. The heads of\nthe tables tell how many rounds there were.%s\n",
+		r.options.rounds, min(r.options.rounds, r.options.variants), r.options.slow, map[bool]string{true: " What was measured ran on one processor, everything else on the other."}[r.options.pin])
+	r.goals(&text)
+	text.WriteString("\n![start to last Service reachable and peak memory by number of Services](node-proxy.svg)\n")
+	for _, n := range r.sizes {
+		r.table(&text, n)
+	}
+	r.growth(&text)
 	return text.String()
 }
 
-// cell is one figure, empty where a contender has none: the bare informer has
-// only the first.
-func (r *report) cell(n int, name string, row row, our float64) string {
-	value := r.median(n, name, row)
-	switch {
-	case r.all[n][name][0].peak == 0 && row.title != rows[0].title:
-		return ""
-	case name == ours || our <= 0:
+// table shows all figures with a number of Services.
+func (r *report) table(text *strings.Builder, n int) {
+	fmt.Fprintf(text, "\n## %d Services\n\nMedians; in parentheses: times ours.\n\n| |", n)
+	for _, name := range r.names {
+		fmt.Fprintf(text, " %s (%d) |", name, len(r.all[n][name]))
+	}
+	fmt.Fprintf(text, "\n|---|%s\n", strings.Repeat("---|", len(r.names)))
+	for _, row := range rows() {
+		fmt.Fprintf(text, "| %s |", row.name)
+		for _, name := range r.names {
+			fmt.Fprintf(text, " %s |", r.cell(n, name, row))
+		}
+		text.WriteString("\n")
+	}
+	r.failures(text, n)
+}
+
+// cell is one figure: empty where a contender has no such one, a dash where it
+// should have it.
+func (r *report) cell(n int, name string, row row) string {
+	value, found := r.median(n, name, row.name)
+	if !found {
+		switch {
+		case r.missing[name] != "":
+			return "skipped"
+		case slices.ContainsFunc(r.all[n][name], func(b bout) bool { return b.err != nil }):
+			return "**failed**"
+		default:
+			return ""
+		}
+	}
+	our, known := r.median(n, ours, row.name)
+	if name == ours || !known || our <= 0 || value < 0 {
 		return row.show(value)
-	default:
-		return fmt.Sprintf("%s (%.2g×)", row.show(value), value/our)
 	}
+	return fmt.Sprintf("%s (%s×)", row.show(value), ratio(value/our))
 }
 
-func (r *report) median(n int, name string, row row) float64 {
-	var values []float64
-	for _, f := range r.all[n][name] {
-		values = append(values, row.of(f))
+// ratio has two digits that count, and all those before the point.
+func ratio(v float64) string {
+	if v >= 10 {
+		return fmt.Sprintf("%.0f", v)
 	}
-	slices.Sort(values)
-	if len(values) == 0 {
-		return 0
-	}
-	return values[len(values)/2]
+	return fmt.Sprintf("%.2g", v)
 }
 
-// machine says what the figures were measured on.
-func machine() string {
-	var name unix.Utsname
-	kernel := "an unknown kernel"
-	if err := unix.Uname(&name); err == nil {
-		kernel = "Linux " + unix.ByteSliceToString(name.Release[:])
+// failures says what went wrong, and what could not be measured at all.
+func (r *report) failures(text *strings.Builder, n int) {
+	for _, name := range r.names {
+		if reason := r.missing[name]; reason != "" {
+			fmt.Fprintf(text, "\n**Skipped: %s:** %s.\n", name, reason)
+		}
+		for _, b := range r.all[n][name] {
+			if b.err != nil {
+				fmt.Fprintf(text, "\n**Failed: %s, round %d:**\n\n    %s\n", name, b.round+1, strings.ReplaceAll(b.err.Error(), "\n", "\n    "))
+			}
+		}
 	}
-	commit := "an unknown commit"
-	git := exec.Command("git", "-C", os.Getenv(environment.SourceVariable), "rev-parse", "--short", "HEAD")
-	if out, err := git.Output(); err == nil {
-		commit = "commit " + strings.TrimSpace(string(out))
-	}
-	return fmt.Sprintf("%d processors, %s, %s, %s, %s", runtime.NumCPU(), kernel, runtime.Version(), commit, time.Now().UTC().Format(time.DateOnly))
 }

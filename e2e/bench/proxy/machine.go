@@ -1,0 +1,89 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"debug/buildinfo"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fairway-lb/fairway/e2e/environment"
+)
+
+// describe says what is measured and on what.
+func describe(ctx context.Context) string {
+	var name unix.Utsname
+	kernel := "an unknown kernel"
+	if err := unix.Uname(&name); err == nil {
+		kernel = "Linux " + unix.ByteSliceToString(name.Release[:])
+	}
+	return fmt.Sprintf("%s, %s, against %s and %s, on %s, %s, %s",
+		commit(ctx), runtime.Version(), kubeProxyVersion(), said(ctx, "nft", "--version"),
+		processors(), kernel, time.Now().UTC().Format(time.DateOnly))
+}
+
+// commit is that of the source, "-dirty" where files differ from it.
+func commit(ctx context.Context) string {
+	source := os.Getenv(environment.SourceVariable)
+	git := func(args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, "git", append([]string{"-C", source}, args...)...)
+		// The sandbox shows the files as somebody else's.
+		cmd.Env = append(os.Environ(), "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=safe.directory", "GIT_CONFIG_VALUE_0=*")
+		out, err := cmd.Output()
+		return strings.TrimSpace(string(out)), err
+	}
+	id, err := git("rev-parse", "--short=12", "HEAD")
+	if err != nil {
+		return "an unknown commit"
+	}
+	// The report itself differs as soon as it is written.
+	changed, err := git("status", "--porcelain", "--untracked-files=no", "--", ":!docs/benchmarks")
+	if err != nil || changed != "" {
+		id += "-dirty"
+	}
+	return "commit " + id
+}
+
+// kubeProxyVersion is that of the module it was built from, which the program
+// itself is not told.
+func kubeProxyVersion() string {
+	info, err := buildinfo.ReadFile(os.Getenv(kubeProxyVariable))
+	if err == nil {
+		for _, module := range append(info.Deps, &info.Main) {
+			if module.Path == "k8s.io/kubernetes" {
+				return "kube-proxy " + module.Version
+			}
+		}
+	}
+	return "kube-proxy of an unknown version"
+}
+
+// said is the first line of what a program says about its version.
+func said(ctx context.Context, program string, args ...string) string {
+	out, err := exec.CommandContext(ctx, program, args...).Output()
+	if err != nil {
+		return program + " of an unknown version"
+	}
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return line
+}
+
+func processors() string {
+	kind := "unknown make"
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err == nil {
+		for line := range bytes.Lines(text) {
+			if key, value, found := bytes.Cut(line, []byte(":")); found && string(bytes.TrimSpace(key)) == "model name" {
+				kind = string(bytes.TrimSpace(value))
+				break
+			}
+		}
+	}
+	return fmt.Sprintf("%d processors (%s, %s)", runtime.NumCPU(), kind, runtime.GOARCH)
+}
