@@ -227,3 +227,115 @@ func TestAffinitySurvivesChurn(t *testing.T) {
 	w.startWith(t, append(with(5), service)...)
 	w.served(t, sources, clusterIP.at(0), "tcp")
 }
+
+// TestAffinityAtLaterAddresses: an address that a Service gets later starts a
+// client where the others do, though their endpoints have come and gone.
+func TestAffinityAtLaterAddresses(t *testing.T) {
+	for _, local := range []bool{false, true} {
+		for family, familyName := range families {
+			t.Run(fmt.Sprintf("%s local=%v", familyName, local), func(t *testing.T) {
+				w := newWorld(t)
+				w.start(t)
+				service := func(edits ...func(*corev1.Service)) *corev1.Service {
+					if local {
+						edits = append(edits, externalLocal)
+					}
+					return newTestService("web", append(edits, sticky(10800))...)
+				}
+				w.replace(t, append(newTestSlices("web", podsNamed("a", "b", "remote")...), service(func(s *corev1.Service) { s.Status.LoadBalancer.Ingress = nil }))...)
+				w.update(t, newTestSlices("web", podsNamed("b", "remote")...)...)
+				w.update(t, newTestSlices("web", podsNamed("a", "b", "remote")...)...)
+				w.update(t, service())
+
+				known, late := atNode, vip
+				first := w.served(t, w.sources(t, family, 12), known.at(family), "tcp")
+				if n := distinct(first); n < 2 {
+					t.Fatalf("all clients went to one endpoint: %v", first)
+				}
+				if got := w.served(t, slices.Collect(maps.Keys(first)), late.at(family), "tcp"); !maps.Equal(got, first) {
+					t.Errorf("at the later address: %v, at the other: %v", got, first)
+				}
+			})
+		}
+	}
+}
+
+// TestAffinityPorts has a Service with two ports: a client gets the same endpoint
+// at both, and what becomes of one port is no matter of the other's.
+func TestAffinityPorts(t *testing.T) {
+	for family, familyName := range families {
+		t.Run(familyName, func(t *testing.T) {
+			w := newWorld(t)
+			w.start(t)
+			const secondPort = 81
+			service := newTestService("web", sticky(10800), func(s *corev1.Service) {
+				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "second", Protocol: corev1.ProtocolTCP, Port: secondPort})
+			})
+			second := func(pods ...string) []any {
+				out := newTestSlices("web", podsNamed(pods...)...)
+				for _, o := range out {
+					slice := o.(*discoveryv1.EndpointSlice)
+					slice.Name += "-second"
+					slice.Ports = []discoveryv1.EndpointPort{{Name: new("second"), Protocol: new(corev1.ProtocolTCP), Port: new(int32(podPort))}}
+				}
+				return out
+			}
+			w.replace(t, slices.Concat(newTestSlices("web", podsNamed("a", "b", "remote")...), second("a", "b", "remote"), []any{service})...)
+			sources := w.sources(t, family, 12)
+			at80 := vip.at(family)
+			at81 := netip.AddrPortFrom(at80.Addr(), secondPort)
+			first := w.served(t, sources, at80, "tcp")
+			if got := w.served(t, sources, at81, "tcp"); !maps.Equal(got, first) || distinct(first) < 2 {
+				t.Errorf("at the second port: %v, at the first: %v", got, first)
+			}
+			w.update(t, second("b")...)
+			for source, pod := range w.served(t, sources, at81, "tcp") {
+				if pod != "b" {
+					t.Errorf("%v went to %s at the second port, which only b has", source, pod)
+				}
+			}
+			w.update(t, second("a", "b", "remote")...)
+			for source, pod := range w.served(t, sources, at81, "tcp") {
+				if pod != "b" {
+					t.Errorf("%v was moved to %s when other endpoints of the second port came back", source, pod)
+				}
+			}
+			if got := w.served(t, sources, at80, "tcp"); !maps.Equal(got, first) {
+				t.Errorf("at the first port, after changes of the second: %v, before %v", got, first)
+			}
+		})
+	}
+}
+
+// TestAffinityTerminating: an endpoint that terminates keeps its clients as long
+// as none is ready, and loses them to one that is.
+func TestAffinityTerminating(t *testing.T) {
+	for family, familyName := range families {
+		t.Run(familyName, func(t *testing.T) {
+			w := newWorld(t)
+			w.start(t)
+			sources := w.sources(t, family, 12)
+			w.replace(t, append(newTestSlices("web", podsNamed("a", "b", "remote")...), newTestService("web", sticky(10800)))...)
+			to := clusterIP.at(family)
+			first := w.served(t, sources, to, "tcp")
+			w.update(t, newTestSlices("web", terminating(pod("a")), terminating(pod("b")), terminating(pod("remote")))...)
+			if got := w.served(t, sources, to, "tcp"); !maps.Equal(got, first) {
+				t.Errorf("all terminate: %v, before %v", got, first)
+			}
+			w.update(t, newTestSlices("web", terminating(pod("a")), pod("b"), pod("remote"))...)
+			second := w.served(t, sources, to, "tcp")
+			for source, before := range first {
+				switch now := second[source]; {
+				case now == "a":
+					t.Errorf("%v still goes to a, which terminates while others are ready", source)
+				case before != "a" && now != before:
+					t.Errorf("%v was moved from %s to %s, though only a terminates", source, before, now)
+				}
+			}
+			w.update(t, newTestSlices("web", pod("a"), pod("b"), pod("remote"))...)
+			if got := w.served(t, sources, to, "tcp"); !maps.Equal(got, second) {
+				t.Errorf("a is ready again: %v, before %v", got, second)
+			}
+		})
+	}
+}

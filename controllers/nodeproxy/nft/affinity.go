@@ -75,6 +75,43 @@ func (p pool) update(want []netip.AddrPort, affinity bool) pool {
 	return pool{slots: next, sticky: s}
 }
 
+// poolOf is one of a frontend's two pools: what it has, and what it should have.
+type poolOf struct {
+	has  func(frontend) pool
+	want func(Backends) []netip.AddrPort
+}
+
+var (
+	clusterPool = poolOf{func(f frontend) pool { return f.cluster }, func(b Backends) []netip.AddrPort { return b.Cluster }}
+	localPool   = poolOf{func(f frontend) pool { return f.local }, func(b Backends) []netip.AddrPort { return b.Local }}
+)
+
+// begun returns the pool that a frontend's next one is made from: its own or, if
+// that remembers no clients yet, the one of another address of the same Service
+// with the same endpoints. From then on both change alike, so that a new client
+// draws the same endpoint at either.
+func (tx *transaction) begun(name string, f Frontend, s *Service, which poolOf) pool {
+	own := which.has(tx.state.frontends[f])
+	want := s.Frontends[f]
+	if want.Affinity == 0 || own.sticky != nil {
+		return own
+	}
+	var like Frontend
+	var found pool
+	for other, b := range s.Frontends {
+		have := tx.state.frontends[other]
+		p := which.has(have)
+		if have.owner == name && p.sticky != nil && other.Protocol == f.Protocol && slices.Equal(which.want(b), which.want(want)) &&
+			(found.sticky == nil || other.compare(like) < 0) {
+			like, found = other, pool{slots: p.slots[:p.sticky.draws], sticky: p.sticky}
+		}
+	}
+	if found.sticky == nil {
+		return own
+	}
+	return found
+}
+
 // survivors returns the slots without the endpoints that are not wanted any
 // more, and all wanted ones.
 func (p pool) survivors(want []netip.AddrPort) (slots, map[netip.AddrPort]bool) {

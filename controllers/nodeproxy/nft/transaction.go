@@ -152,7 +152,7 @@ func (tx *transaction) set(name string, s *Service) error {
 			continue
 		}
 		tx.wait(name, f, false)
-		if err := tx.program(name, f, next.Frontends[f]); err != nil {
+		if err := tx.program(name, f, next); err != nil {
 			return err
 		}
 	}
@@ -162,8 +162,10 @@ func (tx *transaction) set(name string, s *Service) error {
 	return nil
 }
 
-// program writes what differs between what a frontend has and should have.
-func (tx *transaction) program(name string, f Frontend, want Backends) error {
+// program writes what differs between what a frontend of the Service has and
+// should have.
+func (tx *transaction) program(name string, f Frontend, s *Service) error {
+	want := s.Frontends[f]
 	old, exists := tx.state.frontends[f]
 	if exists && !old.found && old.backends.equal(want) {
 		return nil
@@ -171,10 +173,10 @@ func (tx *transaction) program(name string, f Frontend, want Backends) error {
 	next := frontend{owner: name, backends: want, sources: disjoint(want.Sources)}
 	affinity := want.Affinity > 0
 	if want.Policy != InternalLocal {
-		next.cluster = old.cluster.update(want.Cluster, affinity)
+		next.cluster = tx.begun(name, f, s, clusterPool).update(want.Cluster, affinity)
 	}
 	if want.Policy == InternalLocal || want.Policy == ExternalLocal {
-		next.local = old.local.update(want.Local, affinity)
+		next.local = tx.begun(name, f, s, localPool).update(want.Local, affinity)
 	}
 	next.target = newClass(want, next.cluster, next.local).target()
 	tx.fill(name, f, 0, old.cluster, next.cluster)
