@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -123,9 +124,24 @@ func everyWay() (out []caller) {
 // calls are clients that connect, talk for some milliseconds, and connect again.
 type calls struct {
 	begun, ended []atomic.Int64
-	failures     atomic.Int64
-	first        atomic.Pointer[string] // of the failures
-	finish       func()                 // waits for the last calls to end
+	finish       func() // waits for the last calls to end
+
+	mu     sync.Mutex
+	failed []failedCall
+}
+
+// failedCall is one that did not go as it should.
+type failedCall struct {
+	caller
+	begun time.Time
+	err   error
+}
+
+// failures returns the calls that began after a moment and failed.
+func (c *calls) failures(after time.Time) []failedCall {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(c.failed), func(f failedCall) bool { return f.begun.Before(after) })
 }
 
 // call starts the callers, each of which has one connection at a time.
@@ -138,9 +154,12 @@ func (w *world) call(t *testing.T, callers ...caller) *calls {
 		wg.Go(func() {
 			for ctx.Err() == nil {
 				n := out.begun[i].Add(1)
+				begun := time.Now()
 				if err := w.converse(c, int(n%4)*3); err != nil {
-					out.failures.Add(1)
-					out.first.CompareAndSwap(nil, new(fmt.Sprintf("call %d of %v: %v", n, c, err)))
+					out.mu.Lock()
+					out.failed = append(out.failed, failedCall{c, begun, err})
+					out.mu.Unlock()
+					time.Sleep(10 * time.Millisecond) // leave the machine to who can mend it
 				}
 				out.ended[i].Add(1)
 			}
@@ -187,8 +206,8 @@ func (c *calls) stop(t *testing.T) (total int64) {
 	for i := range c.ended {
 		total += c.ended[i].Load()
 	}
-	if n := c.failures.Load(); n > 0 {
-		t.Fatalf("%d of %d calls failed: %s", n, total, *c.first.Load())
+	if failed := c.failures(time.Time{}); len(failed) > 0 {
+		t.Fatalf("%d of %d calls failed, the first %v: %v", len(failed), total, failed[0].caller, failed[0].err)
 	}
 	return total
 }

@@ -97,7 +97,7 @@ func TestDrain(t *testing.T) {
 	calls.more(t)
 	works("with all endpoints terminating")
 	until(t, "both take calls, for want of ready ones", func() bool {
-		return one.taken.Load() > before && calls.failures.Load() == 0
+		return one.taken.Load() > before
 	})
 	calls.stop(t)
 	works("in the end")

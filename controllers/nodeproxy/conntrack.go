@@ -16,17 +16,37 @@ import (
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
 
-// staleFlows selects conntrack entries of UDP flows that would go on reaching an
-// endpoint that is no more. UDP has no end of connection: as long as a client
-// keeps sending, its packets follow the entry and never see the table again.
-// Entries made before a Service had its first endpoint count too; they have no
+// staleFlows selects tracked flows that go where they should not, by frontend.
+//
+// UDP flows would go on reaching an endpoint that is no more: UDP has no end of
+// connection, and as long as a client keeps sending, its packets follow the entry
+// and never see the table again. Those to the endpoints listed may stay. Entries
+// made before a Service had its first endpoint count too; they have no
 // translation at all.
-type staleFlows map[nft.Frontend][]netip.AddrPort // to the endpoints whose flows may stay
+//
+// Of other protocols only attempts to connect are, which nobody answered yet: the
+// client's next ones belong to the same flow as the first, made while the table
+// was gone.
+type staleFlows map[nft.Frontend][]netip.AddrPort
 
-// has tells whether a flow to a frontend that the endpoint answers is stale.
-func (s staleFlows) has(to nft.Frontend, answer netip.AddrPort) bool {
-	keep, concerned := s[to]
-	return concerned && !slices.Contains(keep, answer)
+func (s staleFlows) has(flow tracked) bool {
+	keep, concerned := s[flow.to]
+	if flow.to.Protocol != nft.UDP {
+		return concerned && !flow.replied
+	}
+	return concerned && !slices.Contains(keep, flow.answer)
+}
+
+// byProtocol takes them apart.
+func (s staleFlows) byProtocol() map[nft.Protocol]staleFlows {
+	out := make(map[nft.Protocol]staleFlows)
+	for f, keep := range s {
+		if out[f.Protocol] == nil {
+			out[f.Protocol] = make(staleFlows)
+		}
+		out[f.Protocol][f] = keep
+	}
+	return out
 }
 
 // add notes what a change of one Service makes stale: the flows of frontends
@@ -42,6 +62,16 @@ func (s staleFlows) add(before, after forwarding) {
 	for f, now := range after.serving {
 		if len(before.serving[f]) == 0 && len(now) > 0 {
 			s[f] = now
+		}
+	}
+}
+
+// addAttempts notes all frontends that are not UDP's, after a time in which there
+// was no table.
+func (s staleFlows) addAttempts(f forwarding) {
+	for to := range f.service.Frontends {
+		if to.Protocol != nft.UDP {
+			s[to] = nil
 		}
 	}
 }
@@ -116,10 +146,10 @@ func (c *conntrack) run(ctx context.Context) {
 		c.metrics.ConntrackDuration.WithLabelValues(name).Observe(took.Seconds())
 		c.metrics.ConntrackDeleted.WithLabelValues(name).Add(float64(n))
 		if err != nil {
-			klog.FromContext(ctx).Error(err, "Could not delete stale UDP flows, trying again", "frontends", len(stale))
+			klog.FromContext(ctx).Error(err, "Could not delete stale flows, trying again", "frontends", len(stale))
 			c.putBack(stale)
 		} else if n > 0 {
-			klog.FromContext(ctx).V(2).Info("Deleted stale UDP flows", "flows", n)
+			klog.FromContext(ctx).V(2).Info("Deleted stale flows", "flows", n)
 		}
 		c.done()
 		if !pause(ctx, took) {
@@ -130,15 +160,17 @@ func (c *conntrack) run(ctx context.Context) {
 
 // forget deletes stale flows and returns how many there were.
 func (c *conntrack) forget(stale staleFlows) (deleted int, err error) {
-	all, err := c.flows.stale(c.family, stale)
-	if err != nil {
-		return 0, err
-	}
-	for _, flow := range all {
-		if err := c.flows.forget(c.family, flow); err != nil {
+	for _, some := range stale.byProtocol() {
+		all, err := c.flows.stale(c.family, some)
+		if err != nil {
 			return deleted, err
 		}
-		deleted++
+		for _, flow := range all {
+			if err := c.flows.forget(c.family, flow); err != nil {
+				return deleted, err
+			}
+			deleted++
+		}
 	}
 	return deleted, nil
 }

@@ -31,12 +31,13 @@ func newFlows() (*flows, error) {
 
 func (f *flows) close() { f.socket.Close() }
 
-// tracked is one flow: where it went to and who answers, and what names it to the
-// kernel.
+// tracked is one flow: where it went to, who answers, whether that has happened,
+// and what names it to the kernel.
 type tracked struct {
-	to     nft.Frontend
-	answer netip.AddrPort
-	name   []*nl.RtAttr
+	to      nft.Frontend
+	answer  netip.AddrPort
+	replied bool
+	name    []*nl.RtAttr
 }
 
 // Attributes of linux/netfilter/nfnetlink_conntrack.h that the library lacks, and
@@ -49,6 +50,9 @@ const (
 	filterPort        = 1 << 5
 )
 
+// statusSeenReply is IPS_SEEN_REPLY of linux/netfilter/nf_conntrack_common.h.
+const statusSeenReply = 1 << 1
+
 func (f *flows) request(family netlink.InetFamily, command, flags int) *nl.NetlinkRequest {
 	r := nl.NewNetlinkRequest(int(netlink.ConntrackTable)<<8|command, flags)
 	r.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: f.socket}
@@ -56,7 +60,7 @@ func (f *flows) request(family netlink.InetFamily, command, flags int) *nl.Netli
 	return r
 }
 
-// stale returns the flows that are.
+// stale returns the flows that are, to frontends of one protocol.
 func (f *flows) stale(family netlink.InetFamily, stale staleFlows) ([]tracked, error) {
 	r := f.request(family, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP)
 	for _, a := range stale.filter() {
@@ -64,7 +68,7 @@ func (f *flows) stale(family netlink.InetFamily, stale staleFlows) ([]tracked, e
 	}
 	var out []tracked
 	if err := r.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
-		if flow := parseFlow(message); stale.has(flow.to, flow.answer) {
+		if flow := parseFlow(message); stale.has(flow) {
 			flow.name = nameOf(message)
 			out = append(out, flow)
 		}
@@ -129,6 +133,8 @@ func parseFlow(message []byte) (out tracked) {
 			out.to = nft.Frontend{Addr: to.Addr(), Protocol: protocol, Port: to.Port()}
 		case nl.CTA_TUPLE_REPLY:
 			out.answer, _, _ = parseTuple(value)
+		case nl.CTA_STATUS:
+			out.replied = len(value) == 4 && binary.BigEndian.Uint32(value)&statusSeenReply != 0
 		}
 	}
 	return out

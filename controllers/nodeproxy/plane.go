@@ -32,6 +32,7 @@ type plane struct {
 	known   map[string]forwarding // in the kernel
 	pending map[string]struct{}   // Services of which the two may differ
 	loaded  bool
+	gone    bool // the table was, and connections were tried meanwhile
 
 	ranges        nft.Ranges // wanted
 	rangesPending bool       // the kernel may have others
@@ -116,6 +117,9 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 		p.tellWaiting(ctx, name)
 		wanted, exists := p.wanted[name]
 		stale.add(p.known[name], wanted)
+		if p.gone && exists {
+			stale.addAttempts(wanted)
+		}
 		p.report.lacksLocal(name, wanted.service)
 		if exists {
 			p.known[name] = wanted
@@ -124,6 +128,7 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 		}
 	}
 	clear(p.pending)
+	p.gone = false
 	p.report.synced(start, full, p.table)
 	p.report.has(len(p.known), len(p.quarantine))
 	p.conntrack.purge(stale)
@@ -173,7 +178,7 @@ func (p *plane) program(ctx context.Context) (map[string]error, error) {
 func (p *plane) lost(ctx context.Context) {
 	klog.FromContext(ctx).Info("Another program changed the forwarding table, loading it again", "family", p.family())
 	p.report.changedByOthers()
-	p.loaded = false
+	p.loaded, p.gone = false, true
 }
 
 // tellWaiting logs when a Service does not get an address and port because

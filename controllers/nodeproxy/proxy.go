@@ -37,8 +37,8 @@ const MasqueradeMark = 1 << 14
 
 const (
 	// verifyEvery bounds how long another program's flush goes unnoticed where
-	// the kernel does not forbid it.
-	verifyEvery = 250 * time.Millisecond
+	// the kernel does not forbid it: 250 ms, with something to spare.
+	verifyEvery = 200 * time.Millisecond
 	sweepEvery  = 30 * time.Second
 	// retryAfter is the pause after a transaction that failed as a whole.
 	retryAfter = time.Second

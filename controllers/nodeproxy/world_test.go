@@ -86,6 +86,9 @@ func newWorld(t *testing.T) *world {
 		}
 		t.Cleanup(func() { ns.Close() })
 		w.hosts[name] = ns
+		// Where the table is gone, packets go back to where they came from, which
+		// makes a router tell hosts of a better one: here, by the same name.
+		w.sysctl(t, name, "net.ipv6.conf.default.accept_redirects", "0")
 	}
 	for _, router := range []string{"fabric", "node"} {
 		w.sysctl(t, router, "net.ipv4.ip_forward", "1")
