@@ -40,7 +40,8 @@ func TestMain(m *testing.M) {
 }
 
 // confine gives up what the shipped DaemonSet does not grant: everything is
-// read-only, and of all capabilities NET_ADMIN is left. Then it runs the program.
+// read-only, no program is found, and of all capabilities NET_ADMIN is left. Then
+// it runs the program.
 func confine() {
 	runtime.LockOSThread()
 	check := func(what string, err error) {
@@ -58,7 +59,7 @@ func confine() {
 		}
 	}
 	check("no new privileges", unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-	check("environment", os.Setenv(roleVariable, "run"))
+	check("environment", errors.Join(os.Setenv(roleVariable, "run"), os.Setenv("PATH", "/nowhere")))
 	check("exec", syscall.Exec("/proc/self/exe", os.Args, os.Environ()))
 }
 

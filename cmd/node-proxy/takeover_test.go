@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 )
 
 // traffic is what a node carries while its proxies change: connections that stay
@@ -159,6 +161,26 @@ func TestTakeover(t *testing.T) {
 	}
 }
 
+// TestRefusesWhatItCannotReplace meets kube-proxy's IPVS mode, with --takeover too:
+// it says what does remove it, and changes nothing. (TestRealKubeProxyLegacy has
+// legacy iptables.)
+func TestRefusesWhatItCannotReplace(t *testing.T) {
+	s := newStage(t)
+	device := netlink.NewLinkAttrs()
+	device.Name = "kube-ipvs0"
+	// kube-proxy's is a dummy device, which not every kernel has.
+	must(t, s.hosts["node"].Netlink().LinkAdd(&netlink.Veth{LinkAttrs: device, PeerName: "peer"}))
+	for _, args := range [][]string{nil, {"--takeover"}} {
+		said, err := s.run(args...)
+		if err == nil || !strings.Contains(said, "(ipvs)") || !strings.Contains(said, `run "kube-proxy --cleanup" here, then start node-proxy`) {
+			t.Errorf("a first start with %q beside IPVS: %v, saying %q", args, err, said)
+		}
+	}
+	if rules := s.nft("list", "tables"); strings.Contains(rules, "fairway") {
+		t.Errorf("a refused start left\n%s", rules)
+	}
+}
+
 // TestKubeProxyComesBack restarts beside kube-proxy's rules, where ours are
 // already: it serves and tells, by an event and a metric.
 func TestKubeProxyComesBack(t *testing.T) {
@@ -260,7 +282,8 @@ func TestServerAwayAtStart(t *testing.T) {
 }
 
 // TestConfined runs the program the way the shipped DaemonSet does: nothing can
-// be written, NET_ADMIN is the only capability.
+// be written, NET_ADMIN is the only capability, and there is no other program. It
+// runs none.
 func TestConfined(t *testing.T) {
 	s := newStage(t)
 	must(t, s.hosts["node"].Sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "0"))
@@ -291,5 +314,26 @@ func TestConfined(t *testing.T) {
 	if strings.TrimSpace(string(liberal)) != "1" {
 		t.Errorf("after --init-only the setting is %s", liberal)
 	}
+	p.ranNothing(t)
 	s.stop(p)
+}
+
+// ranNothing fails if the process ever had a child that it waited for, or has one:
+// a child that only begins has page faults, which the parent is told of.
+func (p *process) ranNothing(t *testing.T) {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	must(t, err)
+	_, rest, _ := strings.Cut(string(stat), ") ") // the name may contain spaces
+	fields := strings.Fields(rest)
+	if faults := fields[8]; faults != "0" { // proc(5): cminflt
+		t.Errorf("it ran other programs, which had %s page faults", faults)
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.cmd.Process.Pid))
+	must(t, err)
+	for _, file := range tasks {
+		if children, err := os.ReadFile(file); err == nil && len(children) > 0 {
+			t.Errorf("it runs other programs: %s", children)
+		}
+	}
 }

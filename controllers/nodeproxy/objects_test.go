@@ -71,3 +71,14 @@ func terminating(e discoveryv1.Endpoint) discoveryv1.Endpoint {
 	e.Conditions = discoveryv1.EndpointConditions{Ready: new(false), Serving: new(true), Terminating: new(true)}
 	return e
 }
+
+// withTargetPort has the Pods of the slices listen at another port.
+func withTargetPort(slices []any, port int32) []any {
+	for _, o := range slices {
+		ports := o.(*discoveryv1.EndpointSlice).Ports
+		for i := range ports {
+			ports[i].Port = &port
+		}
+	}
+	return slices
+}
