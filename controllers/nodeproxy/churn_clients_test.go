@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
@@ -233,4 +234,21 @@ func (w *world) hold(t *testing.T, callers ...caller) (works func(when string)) 
 	}
 	works("in the beginning")
 	return works
+}
+
+// newClusterIPService is a Service at a ClusterIP of its own and nowhere else.
+func newClusterIPService(name string, i int) *corev1.Service {
+	return newTestService(name, func(s *corev1.Service) {
+		s.Spec.Type, s.Status = corev1.ServiceTypeClusterIP, corev1.ServiceStatus{}
+		four := clusterIPOf(i).Addr().String()
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = four, []string{four, fmt.Sprintf("fd00:96::1:%x", i+1)}
+		for p := range s.Spec.Ports {
+			s.Spec.Ports[p].NodePort = 0
+		}
+	})
+}
+
+// clusterIPOf is where to ask for the Service of that number.
+func clusterIPOf(i int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 96, byte(1 + i/250), byte(1 + i%250)}), 80)
 }
