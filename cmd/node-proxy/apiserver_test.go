@@ -28,6 +28,10 @@ const healthCheckNodePort = "10.0.0.11:31999"
 type apiServer struct {
 	url string
 
+	// extra are more objects than always, by resource. They are set before the
+	// first program starts.
+	extra map[string][]any
+
 	mu     sync.Mutex
 	down   bool
 	events []eventsv1.Event
@@ -115,6 +119,7 @@ func (a *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	gv, kind, items := a.objects(parts[0])
+	items = append(items, a.extra[parts[0]]...)
 	switch verb {
 	case "watch":
 		w.(http.Flusher).Flush()

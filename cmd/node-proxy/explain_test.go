@@ -22,17 +22,10 @@ func TestExplain(t *testing.T) {
 
 	explained := func(want []string, args ...string) {
 		t.Helper()
-		var out lockedBuffer
-		cmd := exec.Command("/proc/self/exe", append([]string{"explain"}, args...)...)
-		cmd.Env = append(os.Environ(), roleVariable+"=confined")
-		cmd.Stdout, cmd.Stderr = &out, &out
-		must(t, s.hosts["node"].Start(cmd))
-		if err := cmd.Wait(); err != nil {
-			t.Fatalf("explain %v: %v\n%s", args, err, out.String())
-		}
+		out := s.explain(args...)
 		for _, w := range want {
-			if !strings.Contains(out.String(), w) {
-				t.Errorf("explain %v does not say %q:\n%s", args, w, out.String())
+			if !strings.Contains(out, w) {
+				t.Errorf("explain %v does not say %q:\n%s", args, w, out)
 			}
 		}
 	}
@@ -47,6 +40,20 @@ func TestExplain(t *testing.T) {
 	s.stop(p)
 	explained(append(web, tracked...), atNode)
 	explained([]string{"quarantine    unknown: the program does not answer"}, atNode)
+}
+
+// explain returns what the program explains on the node.
+func (s *stage) explain(args ...string) string {
+	s.t.Helper()
+	var out lockedBuffer
+	cmd := exec.Command("/proc/self/exe", append([]string{"explain"}, args...)...)
+	cmd.Env = append(os.Environ(), roleVariable+"=confined")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	must(s.t, s.hosts["node"].Start(cmd))
+	if err := cmd.Wait(); err != nil {
+		s.t.Fatalf("explain %v: %v\n%s", args, err, out.String())
+	}
+	return out.String()
 }
 
 func TestExplainRefuses(t *testing.T) {

@@ -106,11 +106,14 @@ type stage struct {
 	hosts map[string]*sandbox.NetNS
 	api   *apiServer
 	dir   string
+
+	mu   sync.Mutex
+	seen map[string]netip.Addr // the last client of each Pod, as that saw it
 }
 
 func newStage(t *testing.T) *stage {
 	t.Helper()
-	s := &stage{t: t, hosts: make(map[string]*sandbox.NetNS), dir: t.TempDir()}
+	s := &stage{t: t, hosts: make(map[string]*sandbox.NetNS), dir: t.TempDir(), seen: make(map[string]netip.Addr)}
 	for _, name := range []string{"node", "client", "a", "b"} {
 		ns, err := sandbox.NewNetNS(fmt.Sprintf("%s-%d", name, time.Now().UnixNano()))
 		must(t, err)
@@ -167,6 +170,9 @@ func (s *stage) echo(pod string) {
 			if err != nil {
 				return
 			}
+			s.mu.Lock()
+			s.seen[pod] = c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap()
+			s.mu.Unlock()
 			go func() {
 				defer c.Close()
 				for buf := make([]byte, 1); ; {

@@ -140,7 +140,11 @@ func (a Answer) endpoints(t *text) {
 		}
 		t.say(word, "%d in %d slots, of which one is drawn %s", used, drawn, how)
 		for _, s := range pool {
-			t.more("%s", slot(s))
+			itself := ""
+			if s.Endpoint.IsValid() && s.Endpoint.Addr() == a.From {
+				itself = ", the source itself, which is masqueraded then"
+			}
+			t.more("%s%s", slot(s), itself)
 		}
 	}
 	if k := a.Kernel; k.Policy == nft.ExternalLocal && !k.Refused && !slices.ContainsFunc(k.Slots, func(s nft.Slot) bool { return s.Local }) {
