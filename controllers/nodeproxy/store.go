@@ -19,6 +19,9 @@ type store[O runtime.Object, R any] struct {
 	// changed is called, under the mutex, with the record that was and the one
 	// that is; either may be nil.
 	changed func(key string, before, after *R)
+	// wake is called after changes, once for all of them and without the mutex:
+	// who is woken needs it.
+	wake func()
 }
 
 var _ cache.ReflectorStore = (*store[runtime.Object, struct{}])(nil)
@@ -28,6 +31,7 @@ func (s *store[O, R]) Add(obj any) error { return s.Update(obj) }
 
 // Update implements cache.ReflectorStore.
 func (s *store[O, R]) Update(obj any) error {
+	defer s.wake()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, err := s.upsert(obj)
@@ -40,6 +44,7 @@ func (s *store[O, R]) Delete(obj any) error {
 	if err != nil {
 		return err
 	}
+	defer s.wake()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.remove(key)
@@ -48,6 +53,7 @@ func (s *store[O, R]) Delete(obj any) error {
 
 // Replace implements cache.ReflectorStore.
 func (s *store[O, R]) Replace(list []any, _ string) error {
+	defer s.wake()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	listed := make(map[string]bool, len(list))

@@ -57,7 +57,7 @@ func newTracker(nodeName string) *tracker {
 		started:  time.Now().UnixNano(),
 	}
 	t.services = &store[*corev1.Service, service]{
-		mu: &t.mu, records: make(map[string]service), convert: newService,
+		mu: &t.mu, wake: t.wake, records: make(map[string]service), convert: newService,
 		changed: func(key string, before, after *service) {
 			if before != nil || after != nil {
 				t.metrics.ServiceChanges.Inc()
@@ -67,19 +67,19 @@ func newTracker(nodeName string) *tracker {
 		},
 	}
 	t.slices = &store[*discoveryv1.EndpointSlice, endpointSlice]{
-		mu: &t.mu, records: make(map[string]endpointSlice),
+		mu: &t.mu, wake: t.wake, records: make(map[string]endpointSlice),
 		convert: func(s *discoveryv1.EndpointSlice) (endpointSlice, bool) { return newEndpointSlice(s, nodeName) },
 		changed: t.sliceChanged,
 	}
 	t.nodes = &store[*corev1.Node, node]{
-		mu: &t.mu, records: make(map[string]node),
+		mu: &t.mu, wake: t.wake, records: make(map[string]node),
 		convert: func(n *corev1.Node) (node, bool) { return newNode(n), n.Name == nodeName },
-		changed: func(string, *node, *node) { t.wake() },
+		changed: func(string, *node, *node) {},
 	}
 	t.ranges = &store[*networkingv1.ServiceCIDR, []netip.Prefix]{
-		mu: &t.mu, records: make(map[string][]netip.Prefix),
+		mu: &t.mu, wake: t.wake, records: make(map[string][]netip.Prefix),
 		convert: func(c *networkingv1.ServiceCIDR) ([]netip.Prefix, bool) { return parsePrefixes(c.Spec.CIDRs), true },
-		changed: func(string, *[]netip.Prefix, *[]netip.Prefix) { t.wake() },
+		changed: func(string, *[]netip.Prefix, *[]netip.Prefix) {},
 	}
 	return t
 }
@@ -108,7 +108,6 @@ func (t *tracker) sliceChanged(key string, before, after *endpointSlice) {
 		of[key] = struct{}{}
 		t.mark(after.service)
 	}
-	t.wake()
 }
 
 func (t *tracker) mark(service string) {
@@ -116,7 +115,6 @@ func (t *tracker) mark(service string) {
 		t.dirty[service] = struct{}{}
 		t.queued()
 	}
-	t.wake()
 }
 
 func (t *tracker) wake() {
