@@ -25,6 +25,7 @@ type report struct {
 	sent    struct{ transactions, messages, elements, bytes metrics.Delta }
 	full    metrics.Delta
 	noLocal map[string]noLocal // of the Services that have any
+	lacking noLocal            // of all of them together
 
 	queued    prometheus.Gauge // when a change last was
 	triggered []time.Time      // what happened in the cluster and is not in the kernel yet
@@ -56,13 +57,8 @@ func (r *report) synced(start time.Time, full bool, table *nft.Table) {
 	}
 	r.triggered = nil
 	r.count(table.Stats())
-	var all noLocal
-	for _, n := range r.noLocal {
-		all.internal += n.internal
-		all.external += n.external
-	}
-	r.metrics.NoLocalEndpoints.WithLabelValues("internal", r.family).Set(float64(all.internal))
-	r.metrics.NoLocalEndpoints.WithLabelValues("external", r.family).Set(float64(all.external))
+	r.metrics.NoLocalEndpoints.WithLabelValues("internal", r.family).Set(float64(r.lacking.internal))
+	r.metrics.NoLocalEndpoints.WithLabelValues("external", r.family).Set(float64(r.lacking.external))
 }
 
 func (r *report) count(s nft.Stats) {
@@ -96,6 +92,9 @@ func (r *report) lacksLocal(name string, s *nft.Service) {
 	if s != nil {
 		n = countNoLocal(s)
 	}
+	before := r.noLocal[name]
+	r.lacking.internal += n.internal - before.internal
+	r.lacking.external += n.external - before.external
 	if n == (noLocal{}) {
 		delete(r.noLocal, name)
 		return

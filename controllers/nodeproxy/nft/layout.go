@@ -89,6 +89,10 @@ type layout struct {
 	flags        uint32 // of the table
 	affinitySize uint32
 	version      int
+
+	// How many objects (see state.objects) there are of what does not change,
+	// and how many more once the table is hooked up.
+	fixedObjects, hookObjects int
 }
 
 func newLayout(c Config) (layout, error) {
@@ -116,6 +120,8 @@ func newLayout(c Config) (layout, error) {
 	if l.priorities.Source == 0 {
 		l.priorities.Source = prioritySourceNAT
 	}
+	const counters = 1
+	l.fixedObjects, l.hookObjects = len(l.sets())+len(l.chains())+counters, len(l.hooks())
 	return l, nil
 }
 

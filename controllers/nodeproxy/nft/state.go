@@ -54,9 +54,9 @@ func newState() state {
 
 // objects returns the number of chains, sets and counters in the table.
 func (s *state) objects(l *layout) int {
-	n := len(l.sets()) + len(l.chains()) + 1 + len(s.chains)
+	n := l.fixedObjects + len(s.chains)
 	if s.hooked {
-		n += len(l.hooks())
+		n += l.hookObjects
 	}
 	return n
 }
