@@ -22,7 +22,7 @@ import (
 
 // measureNothing measures connections to the backends themselves, with no
 // netfilter rules on the node.
-func measureNothing(ctx context.Context, w *world, f figures) error {
+func measureNothing(ctx context.Context, w *world, f figures, _ bool) error {
 	for _, way := range []string{clusterIP, nodePort} {
 		timed, err := fire(ctx, w.client(way), volley{Targets: pastTargets(), Clients: 1, Count: connections})
 		if err != nil {
@@ -46,8 +46,9 @@ const (
 )
 
 // measureInformer measures a program that reads all Services and EndpointSlices
-// with two of client-go's informers, and does nothing else.
-func measureInformer(ctx context.Context, w *world, f figures) error {
+// with two of client-go's informers, and does nothing else. In the first round it
+// hears of the changes too: what that costs is part of everybody's.
+func measureInformer(ctx context.Context, w *world, f figures, first bool) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -68,8 +69,14 @@ func measureInformer(ctx context.Context, w *world, f figures) error {
 	if err != nil {
 		return err
 	}
+	f[figReady], f[figReadyCPU] = took.Seconds(), cpu.Seconds()
+	if first {
+		if err := w.changeCosts(ctx, p, f, followNothing); err != nil {
+			return err
+		}
+	}
 	alone, together, err := p.peak()
-	f[figReady], f[figReadyCPU], f[figMemory], f[figMemoryAll] = took.Seconds(), cpu.Seconds(), float64(alone), float64(together)
+	f[figMemory], f[figMemoryAll] = float64(alone), float64(together)
 	return err
 }
 
@@ -102,7 +109,7 @@ func runInformer(ctx context.Context, kubeconfig string, out io.Writer) error {
 // measureLoader measures how soon the same table is in the kernel for somebody
 // who has everything in memory: what is left is netlink and the kernel. It makes
 // the same changes too, one transaction each.
-func measureLoader(ctx context.Context, w *world, f figures) error {
+func measureLoader(ctx context.Context, w *world, f figures, _ bool) error {
 	services := w.objects.desired(w.node.Address)
 	return w.node.NetNS.Do(func() (err error) {
 		table, err := nft.Open(nft.Config{
@@ -113,9 +120,6 @@ func measureLoader(ctx context.Context, w *world, f figures) error {
 			return err
 		}
 		defer func() { err = errors.Join(err, table.Remove(), table.Close()) }()
-		if w.pin {
-			defer pinThread(proxyCPU)()
-		}
 		runtime.GC() // what the harness left is not the loader's
 		began, cpu := time.Now(), threadTime()
 		if err := accepted(table.Load(services)); err != nil {

@@ -83,45 +83,63 @@ func (s *schedule) run(ctx context.Context, total int, others func(context.Conte
 	return time.Since(began), err
 }
 
-// change makes 2,000 changes of endpoints at a steady rate, and measures what
-// they cost the contender. Among them are those that move the last Service's
-// backend to and fro, to see how soon new connections follow.
+// change makes 2,000 changes of endpoints, and measures what they cost the
+// contender. Among them are those that move the last Service's backend to and
+// fro, to see how soon new connections follow.
 func (w *world) change(ctx context.Context, p *process, f figures) error {
+	err := w.changeCosts(ctx, p, f, func(ctx context.Context, s *schedule) error {
+		times, err := w.follow(ctx, s)
+		if len(times) > 0 {
+			f[figFollow50], f[figFollow99] = quantile(times, 0.5).Seconds(), quantile(times, 0.99).Seconds()
+		}
+		return err
+	})
+	return errors.Join(err, w.objects.move(context.WithoutCancel(ctx), serviceName(w.last()), v1.ProtocolTCP, backendOf(w.last())))
+}
+
+// changeCosts makes 2,000 changes at a steady rate, of which follow takes some,
+// and measures what they cost a process.
+func (w *world) changeCosts(ctx context.Context, p *process, f figures, follow follower) error {
 	before, err := p.cpu()
 	if err != nil {
 		return err
 	}
-	times, took, err := w.among(ctx, changesTotal, w.follow)
-	if err == nil {
-		pause(ctx, settling)
-		var after time.Duration
-		after, err = p.cpu()
-		f[figChangeCPU], f[figRate] = (after - before).Seconds(), changesTotal/took.Seconds()
+	took, err := w.among(ctx, changesTotal, follow)
+	if err != nil {
+		return err
 	}
-	if len(times) > 0 {
-		f[figFollow50], f[figFollow99] = quantile(times, 0.5).Seconds(), quantile(times, 0.99).Seconds()
-	}
-	return errors.Join(err, w.objects.move(context.WithoutCancel(ctx), serviceName(w.last()), v1.ProtocolTCP, backendOf(w.last())))
+	pause(ctx, settling)
+	after, err := p.cpu()
+	f[figChangeCPU], f[figRate] = (after - before).Seconds(), changesTotal/took.Seconds()
+	return err
 }
 
 // changeFlow moves the backend of a UDP flow to and fro, among other changes.
 func (w *world) changeFlow(ctx context.Context, f figures) error {
-	times, _, err := w.among(ctx, flowTotal, w.followUDP)
-	if len(times) > 0 {
-		f[figUDP50], f[figUDP99], f[figUDPMax] = quantile(times, 0.5).Seconds(), quantile(times, 0.99).Seconds(), quantile(times, 1).Seconds()
-	}
+	_, err := w.among(ctx, flowTotal, func(ctx context.Context, s *schedule) error {
+		times, err := w.followUDP(ctx, s)
+		if len(times) > 0 {
+			f[figUDP50], f[figUDP99], f[figUDPMax] = quantile(times, 0.5).Seconds(), quantile(times, 0.99).Seconds(), quantile(times, 1).Seconds()
+		}
+		return err
+	})
 	return errors.Join(err, w.objects.move(context.WithoutCancel(ctx), udpService, v1.ProtocolUDP, backendA))
 }
 
-// among makes so many changes, of which follow takes some and returns how long
-// each took to arrive.
-func (w *world) among(ctx context.Context, total int, follow func(context.Context, *schedule) ([]time.Duration, error)) (times []time.Duration, took time.Duration, err error) {
+// follower takes some of the scheduled changes and looks how they arrive.
+type follower func(context.Context, *schedule) error
+
+func followNothing(context.Context, *schedule) error { return nil }
+
+// among makes so many changes, of which follow takes some, and returns how long
+// they took.
+func (w *world) among(ctx context.Context, total int, follow follower) (took time.Duration, err error) {
 	s := &schedule{jobs: make(chan job), done: make(chan struct{})}
 	all, ctx := errgroup.WithContext(ctx)
-	all.Go(func() (err error) { times, err = follow(ctx, s); return err })
+	all.Go(func() error { return follow(ctx, s) })
 	all.Go(func() (err error) { took, err = s.run(ctx, total, w.changeAny); return err })
 	err = all.Wait()
-	return times, took, err
+	return took, err
 }
 
 // changeAny changes a Service that nobody connects to.

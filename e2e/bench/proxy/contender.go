@@ -20,9 +20,9 @@ type contender struct {
 	variant bool
 	// missing says why it cannot be measured here, "" if it can.
 	missing string
-	// measure takes part in a round on a clean node. It fills in what it has
-	// got also when it fails.
-	measure func(context.Context, *world, figures) error
+	// measure takes part in a round, the first or not, on a clean node. It fills
+	// in what it has got also when it fails.
+	measure func(ctx context.Context, w *world, f figures, first bool) error
 }
 
 // The contenders that others are compared with.
@@ -38,7 +38,7 @@ const (
 // contenders are those whose names match.
 func contenders(only *regexp.Regexp) []contender {
 	all := []contender{
-		{name: ours, measure: func(ctx context.Context, w *world, f figures) error {
+		{name: ours, measure: func(ctx context.Context, w *world, f figures, _ bool) error {
 			return w.bout(ctx, f, true, func() ([]string, error) {
 				return []string{filepath.Join(os.Getenv(environment.ProgramsVariable), "node-proxy"),
 					"--kubeconfig=" + w.kubeconfig, "--node-name=" + w.node.Name, "--cluster-cidr=" + podRanges,
@@ -66,7 +66,7 @@ func kubeProxy(mode string, period time.Duration) contender {
 	if _, err := exec.LookPath("iptables-restore"); mode == "iptables" && err != nil {
 		c.missing = "it runs the programs iptables and iptables-restore, which are not installed (Debian's package iptables)"
 	}
-	c.measure = func(ctx context.Context, w *world, f figures) error {
+	c.measure = func(ctx context.Context, w *world, f figures, _ bool) error {
 		return w.bout(ctx, f, period == time.Second, func() ([]string, error) {
 			config := fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration

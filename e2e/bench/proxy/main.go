@@ -26,8 +26,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/fairway-lb/fairway/e2e/environment"
 	"github.com/fairway-lb/fairway/e2e/sandbox"
 )
@@ -43,7 +41,6 @@ type options struct {
 	slow     time.Duration
 	report   string
 	logs     string
-	pin      bool
 	only     *regexp.Regexp
 }
 
@@ -62,7 +59,6 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "how often each contender is measured with each number of Services")
 	flag.IntVar(&o.variants, "variant-rounds", 1, "how often kube-proxy is in other configurations than nftables with its default period")
 	flag.DurationVar(&o.slow, "slow", 2*time.Minute, "do not measure again, with a number of Services, who took longer than this")
-	flag.BoolVar(&o.pin, "pin", false, "keep what is measured on processor 1 and everything else on processor 0")
 	flag.Func("only", "measure only the contenders whose names match this `pattern`", func(text string) (err error) {
 		o.only, err = regexp.Compile(text)
 		return err
@@ -126,32 +122,7 @@ func run(o options) (int, error) {
 	if !session.Inside {
 		return session.ExitCode, nil
 	}
-	if o.pin {
-		if err := pinAll(0); err != nil {
-			return 1, err
-		}
-	}
 	return 0, measure(ctx, o, session.Files)
-}
-
-// pinAll keeps this program, and all that it starts from now on, on a processor.
-func pinAll(cpu int) error {
-	var only unix.CPUSet
-	only.Set(cpu)
-	tasks, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return err
-	}
-	for _, task := range tasks {
-		id, err := strconv.Atoi(task.Name())
-		if err == nil {
-			err = unix.SchedSetaffinity(id, &only)
-		}
-		if err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("keep to processor %d: %w", cpu, err)
-		}
-	}
-	return nil
 }
 
 // prepare builds our programs, Kubernetes and kube-proxy.

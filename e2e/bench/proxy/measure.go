@@ -56,7 +56,7 @@ func (w *world) round(ctx context.Context, o options, r *report, n, round int) e
 			continue
 		}
 		f, began := figures{}, time.Now()
-		err := errors.Join(c.measure(ctx, w, f), w.wipe(context.WithoutCancel(ctx)))
+		err := errors.Join(c.measure(ctx, w, f, round == 0), w.wipe(context.WithoutCancel(ctx)))
 		took := time.Since(began)
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -12,8 +12,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // process is a program at work on the node.
@@ -28,17 +26,11 @@ type process struct {
 	together int64 // the most memory seen, programs it runs included
 }
 
-// proxyCPU is where what is measured runs, with --pin, and elsewhere all else.
-const proxyCPU = 1
-
 // start runs a program on the node.
 func (w *world) start(command []string) (*process, error) {
 	p := &process{cmd: exec.Command(command[0], command[1:]...), out: &output{}, done: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
 	err := w.node.NetNS.Do(func() error {
-		if w.pin {
-			defer pinThread(proxyCPU)()
-		}
 		p.began = time.Now()
 		return p.cmd.Start()
 	})
@@ -51,17 +43,6 @@ func (w *world) start(command []string) (*process, error) {
 	}()
 	go p.sample()
 	return p, nil
-}
-
-// pinThread keeps the calling thread on a processor until the function that it
-// returns is called.
-func pinThread(cpu int) (release func()) {
-	var before, only unix.CPUSet
-	only.Set(cpu)
-	if unix.SchedGetaffinity(0, &before) != nil || unix.SchedSetaffinity(0, &only) != nil {
-		return func() {}
-	}
-	return func() { _ = unix.SchedSetaffinity(0, &before) } // it was allowed before
 }
 
 // kill ends it at once, as a crash does.

@@ -153,8 +153,8 @@ func (r *report) String() string {
 		text.WriteString("\n**Partial: the measurement has not ended.**\n")
 	}
 	text.WriteString(method)
-	fmt.Fprintf(&text, "\nRounds: %d; of kube-proxy's other configurations: %d. Nobody who took longer than %s was measured again with so many Services. The heads of\nthe tables tell how many rounds there were.%s\n",
-		r.options.rounds, min(r.options.rounds, r.options.variants), r.options.slow, map[bool]string{true: " What was measured ran on one processor, everything else on the other."}[r.options.pin])
+	fmt.Fprintf(&text, "\nRounds: %d; of kube-proxy's other configurations: %d. Nobody who took longer than %s was measured again with so many Services. The heads of\nthe tables tell how many rounds there were.\n",
+		r.options.rounds, min(r.options.rounds, r.options.variants), r.options.slow)
 	r.goals(&text)
 	text.WriteString("\n![start to last Service reachable and peak memory by number of Services](node-proxy.svg)\n")
 	for _, n := range r.sizes {

@@ -52,13 +52,12 @@ type world struct {
 	flow       *flow
 	kubeconfig string
 	dir        string
-	pin        bool
 
 	objects objects
 }
 
 func newWorld(ctx context.Context, o options) (_ *world, err error) {
-	w := &world{pin: o.pin}
+	w := &world{}
 	if w.dir, err = os.MkdirTemp("", "bench-"); err != nil {
 		return nil, err
 	}
