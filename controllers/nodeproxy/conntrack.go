@@ -25,16 +25,13 @@ import (
 // translation at all.
 //
 // Of other protocols only attempts to connect are, which nobody answered yet: the
-// client's next ones belong to the same flow as the first, made while the table
-// was gone.
+// client's next ones belong to the same flow as the first, made while there was no
+// table.
 type staleFlows map[nft.Frontend][]netip.AddrPort
 
 func (s staleFlows) has(flow tracked) bool {
 	keep, concerned := s[flow.to]
-	if flow.to.Protocol != nft.UDP {
-		return concerned && !flow.replied
-	}
-	return concerned && !slices.Contains(keep, flow.answer)
+	return concerned && (flow.to.Protocol == nft.UDP || !flow.replied) && !slices.Contains(keep, flow.answer)
 }
 
 // byProtocol takes them apart.
@@ -67,11 +64,17 @@ func (s staleFlows) add(before, after forwarding) {
 }
 
 // addAttempts notes all frontends that are not UDP's, after a time in which there
-// was no table.
-func (s staleFlows) addAttempts(f forwarding) {
-	for to := range f.service.Frontends {
-		if to.Protocol != nft.UDP {
+// was no table or, where it was damaged, only part of it. Then an attempt may be
+// half translated; otherwise those that go to an endpoint may stay: kube-proxy, whose
+// place is taken, sent them there.
+func (s staleFlows) addAttempts(f forwarding, damaged bool) {
+	for to, b := range f.service.Frontends {
+		switch {
+		case to.Protocol == nft.UDP:
+		case damaged:
 			s[to] = nil
+		default:
+			s[to] = slices.Concat(b.Cluster, b.Local)
 		}
 	}
 }

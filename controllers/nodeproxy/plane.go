@@ -117,8 +117,8 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 		p.tellWaiting(ctx, name)
 		wanted, exists := p.wanted[name]
 		stale.add(p.known[name], wanted)
-		if p.gone && exists {
-			stale.addAttempts(wanted)
+		if exists && (p.gone || full && p.table.Fresh()) {
+			stale.addAttempts(wanted, p.gone)
 		}
 		p.report.lacksLocal(name, wanted.service)
 		if exists {

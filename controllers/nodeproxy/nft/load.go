@@ -28,6 +28,7 @@ func (t *Table) Load(services map[string]*Service) (rejected map[string]error, e
 	if err != nil {
 		return nil, err
 	}
+	t.fresh = found == nil
 	if found != nil {
 		t.stats.Dumps++
 		rejected, err = t.takeOver(found, services)
@@ -45,6 +46,9 @@ func (t *Table) Load(services map[string]*Service) (rejected map[string]error, e
 // Unfit tells why the last Load replaced the table that was there, nil if it took
 // it over or there was none.
 func (t *Table) Unfit() error { return t.unfit }
+
+// Fresh tells whether the last Load found no table at all.
+func (t *Table) Fresh() bool { return t.fresh }
 
 // errUnfit says that a table cannot be taken over.
 var errUnfit = errors.New("the table found cannot be taken over")

@@ -38,6 +38,7 @@ type Table struct {
 	known    state
 	loaded   bool
 	unfit    error     // see Unfit
+	fresh    bool      // see Fresh
 	verified tableInfo // what the kernel said after the last load or change of ours
 	seen     uint32    // generation at the last verification
 	stats    Stats
