@@ -184,7 +184,8 @@ func (s *stage) metricNames() map[string]bool {
 // are as they were, to the byte.
 func TestRealKubeProxy(t *testing.T) {
 	realKubeProxy(t)
-	for mode, backend := range map[string]string{"nftables": "nftables", "iptables": "iptables-nft"} {
+	for _, c := range [][2]string{{"nftables", "nftables"}, {"iptables", "iptables-nft"}} {
+		mode, backend := c[0], c[1]
 		t.Run(mode, func(t *testing.T) {
 			s := newStage(t)
 			tools := ""
