@@ -31,7 +31,7 @@ func (d securityGroups) create(ctx context.Context, want lb.Resource, known lb.L
 	}
 	want.ID = aws.ToString(out.GroupId)
 	edit := ingressEdit{Provider: d.Provider, ref: want.Ref, group: want.ID, description: d.description(want), mine: anyRule, known: known}
-	err = edit.apply(ctx, nil, want.Fields["ingress"])
+	err = untilVisible(ctx, func() error { return edit.apply(ctx, nil, want.Fields["ingress"]) })
 	if lb.KindOf(err) == lb.NotFound {
 		err = notYetVisible("create", want.Ref, err)
 	}
@@ -121,7 +121,7 @@ func (d nodeRules) edit(r lb.Resource, known lb.Lookup) ingressEdit {
 
 func (d nodeRules) create(ctx context.Context, want lb.Resource, known lb.Lookup) (lb.Resource, error) {
 	want.ID = want.Parent.Key
-	err := d.edit(want, known).apply(ctx, nil, want.Fields["ingress"])
+	err := untilVisible(ctx, func() error { return d.edit(want, known).apply(ctx, nil, want.Fields["ingress"]) })
 	if lb.KindOf(err) == lb.NotFound {
 		// Either the backend group is too new to be seen, or the nodes' group is
 		// gone, which reading the facts again will tell.

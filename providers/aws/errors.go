@@ -121,6 +121,25 @@ func notYetVisible(op string, ref lb.Ref, err error) *lb.Error {
 		Message: "something it needs was just made and is not visible everywhere yet"}
 }
 
+// untilVisible calls do again, after pauses of a quarter of a second to two, as
+// long as it fails because something is not there. What was just made is seen
+// everywhere within a moment, as a rule: that is worth a wait, for whoever gives
+// up stands at the end of the queue, behind everything else that is to be made.
+// https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
+func untilVisible(ctx context.Context, do func() error) error {
+	for pause := 250 * time.Millisecond; ; pause *= 2 {
+		err := do()
+		if lb.KindOf(err) != lb.NotFound || pause > 2*time.Second {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
 // foreign is for a name that is taken by something without our mark.
 func foreign(ref lb.Ref, name, id string) *lb.Error {
 	return &lb.Error{Kind: lb.Conflict, Op: "create", Resource: ref,

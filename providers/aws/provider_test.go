@@ -42,6 +42,19 @@ func realTiming(w *fakeaws.World) {
 	}
 }
 
+// A new group that is not seen everywhere for a moment is waited for, not left to
+// the next turn, which comes after everybody else's.
+func TestNewGroupIsWaitedFor(t *testing.T) {
+	simulate(t, func(b *bench) {
+		started := time.Now()
+		b.reconcile(service())
+		if took := time.Since(started); took > 3*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		b.remove(service())
+	}, func(w *fakeaws.World) { w.Timing.VisibilityLag = fake.Duration(time.Second) })
+}
+
 func TestPatienceWithARealCloud(t *testing.T) {
 	simulate(t, func(b *bench) {
 		s := service()
