@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,7 +21,8 @@ import (
 type watched struct {
 	kernel
 	lists     int
-	committed func() // after each transaction
+	sent      func(*batch) // before each transaction
+	committed func()       // after it
 }
 
 func (w *watched) list(typ uint16, family byte, attrs ...attr) ([][]byte, error) {
@@ -29,6 +31,9 @@ func (w *watched) list(typ uint16, family byte, attrs ...attr) ([][]byte, error)
 }
 
 func (w *watched) commit(b *batch) error {
+	if w.sent != nil {
+		w.sent(b)
+	}
 	err := w.kernel.commit(b)
 	if err == nil && w.committed != nil {
 		w.committed()
@@ -203,6 +208,54 @@ func expectPool(t *testing.T, f Frontend, have map[int]bool, p pick, first int) 
 		t.Errorf("%v goes to %s, of which %d are holes: %v", f, p, holes, slices.Sorted(maps.Keys(have)))
 	}
 	return holes
+}
+
+// TestHooksGoBeforeTheTable replaces tables, also where an earlier run was killed
+// while it did that, and removes them. A packet that is on its way through a table
+// at the moment it goes finds no element any more, but still addresses to refuse:
+// so the hooks must be gone by then.
+func TestHooksGoBeforeTheTable(t *testing.T) {
+	modes(t, func(t *testing.T, owned bool) {
+		host := newHost(t)
+		table := open(t, host, owned)
+		services := versatile(30)
+		mustLoad(t, table, services)
+		deleted := 0
+		next := func() {
+			table = reopen(t, host, table, owned)
+			table.layout.priorities.Destination--
+			table.kernel = &watched{kernel: table.kernel, sent: func(b *batch) {
+				if !deletesTable(b) {
+					return
+				}
+				deleted++
+				text, err := nft(t, host, "list", "table", "ip", b.table)
+				if err != nil || strings.Contains(text, "hook") {
+					t.Errorf("the table %s goes with its hooks (%v)", b.table, err)
+				}
+			}}
+		}
+		next()
+		mustLoad(t, table, services) // the table, then the one beside it
+		next()
+		bridge := newState()
+		accepted(t)(writer{table, bridgeName, &bridge}.create(services, nil)) // killed here
+		next()
+		table.layout.priorities.Destination-- // another one again
+		mustLoad(t, table, services)          // the one that was left, and again two
+		if err := table.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		if deleted != 2+3+1 {
+			t.Errorf("%d tables were deleted, want 6", deleted)
+		}
+	})
+}
+
+// deletesTable tells whether a transaction begins with that.
+func deletesTable(b *batch) bool {
+	p := b.parts[sectionCreate]
+	return len(p) > 6 && binary.NativeEndian.Uint16(p[4:]) == unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_DELTABLE
 }
 
 // TestLookedUpTwice reads the rules of all chains there can be: before a packet

@@ -159,6 +159,12 @@ func (t *Table) replace(found *survey, services map[string]*Service) (map[string
 	var clients []client
 	if found != nil {
 		clients = t.clients(found)
+		if _, hooked := found.chains[chainOutput]; hooked {
+			// What a run that was killed here left of the other.
+			if err := t.remove(bridgeName); err != nil {
+				return nil, err
+			}
+		}
 		bridge := newState()
 		rejected, err := writer{t, bridgeName, &bridge}.create(services, clients)
 		if err != nil {
@@ -167,6 +173,9 @@ func (t *Table) replace(found *survey, services map[string]*Service) (map[string
 		services = maps.Clone(services)
 		for name := range rejected {
 			delete(services, name)
+		}
+		if err := t.remove(TableName); err != nil {
+			return nil, err
 		}
 		again, err := t.writer().create(services, clients)
 		if err != nil {
