@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -312,11 +313,11 @@ func (w *world) awayForAMinute(t *testing.T, forgetful bool) {
 		case 40:
 			c.remove(newClusterIPService("s7", 7), newTestSlices("s7")[0], newTestSlices("s7")[1])
 		}
-		for range 5 {
+		for range 2 {
 			if !answers("b") {
 				t.Fatalf("%v after the server went another Pod answers", time.Since(start))
 			}
-			time.Sleep(200 * time.Millisecond)
+			time.Sleep(500 * time.Millisecond)
 		}
 	}
 	if n := written() - before; n != 0 {
@@ -331,7 +332,7 @@ func (w *world) awayForAMinute(t *testing.T, forgetful bool) {
 	}
 	took := soon("a", 90*time.Second)
 	gone := clusterIPOf(7)
-	for w.ask(t, "client", "tcp", gone, patience/10).pod == "a" {
+	for slices.Contains([]string{"a", "b"}, w.ask(t, "client", "tcp", gone, patience/10).pod) {
 		time.Sleep(100 * time.Millisecond)
 		if time.Since(start) > 4*time.Minute {
 			t.Fatal("the Service that was deleted meanwhile still answers")

@@ -23,7 +23,12 @@ import (
 	"github.com/fairway-lb/fairway/e2e/sandbox"
 )
 
-func TestMain(m *testing.M) { sandbox.Main(m) }
+func TestMain(m *testing.M) {
+	if server := os.Getenv(serverVariable); server != "" {
+		runProxy(server)
+	}
+	sandbox.Main(m)
+}
 
 // world is a node with two Pods, a Pod on another node, and a client, each in a
 // network namespace of its own. The fabric routes between them; no two share a
