@@ -46,11 +46,17 @@ type row struct {
 	show func(float64) string
 }
 
-func seconds(v float64) string { return fmt.Sprintf("%.2f s", v) }
-func millis(v float64) string  { return fmt.Sprintf("%.1f ms", v*1000) }
-func micros(v float64) string  { return fmt.Sprintf("%.1f µs", v*1e6) }
-func mebi(v float64) string    { return fmt.Sprintf("%.0f MiB", v/(1<<20)) }
-func count(v float64) string   { return fmt.Sprintf("%.0f", v) }
+func millis(v float64) string { return fmt.Sprintf("%.1f ms", v*1000) }
+func micros(v float64) string { return fmt.Sprintf("%.1f µs", v*1e6) }
+func mebi(v float64) string   { return fmt.Sprintf("%.0f MiB", v/(1<<20)) }
+func count(v float64) string  { return fmt.Sprintf("%.0f", v) }
+
+func seconds(v float64) string {
+	if v < 0.1 && v > -0.1 {
+		return fmt.Sprintf("%.0f ms", v*1000)
+	}
+	return fmt.Sprintf("%.2f s", v)
+}
 
 func rows() []row {
 	all := []row{

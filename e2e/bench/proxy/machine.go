@@ -23,9 +23,14 @@ func describe(ctx context.Context) string {
 	if err := unix.Uname(&name); err == nil {
 		kernel = "Linux " + unix.ByteSliceToString(name.Release[:])
 	}
-	return fmt.Sprintf("%s, %s, against %s and %s, on %s, %s, %s",
+	load := "an unknown load"
+	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
+		one, _, _ := strings.Cut(string(text), " ")
+		load = "a load of " + one
+	}
+	return fmt.Sprintf("%s, %s, against %s and %s, on %s, %s, with %s when it began, %s",
 		commit(ctx), runtime.Version(), kubeProxyVersion(), said(ctx, "nft", "--version"),
-		processors(), kernel, time.Now().UTC().Format(time.DateOnly))
+		processors(), kernel, load, time.Now().UTC().Format(time.DateOnly))
 }
 
 // commit is that of the source, "-dirty" where files differ from it.

@@ -39,6 +39,7 @@ type options struct {
 	rounds   int
 	variants int
 	slow     time.Duration
+	budget   time.Duration
 	report   string
 	logs     string
 	only     *regexp.Regexp
@@ -63,6 +64,7 @@ func main() {
 		o.only, err = regexp.Compile(text)
 		return err
 	})
+	flag.DurationVar(&o.budget, "budget", 40*time.Minute, "leave those other configurations out when this much time has passed")
 	flag.StringVar(&o.report, "report", "", "write the tables to this `file`, and the plot beside it with the ending .svg")
 	flag.StringVar(&o.logs, "logs", "", "keep the control plane's logs in this `directory`")
 	flag.Parse()
@@ -94,8 +96,8 @@ func numbers(text string) ([]int, error) {
 	var all []int
 	for part := range strings.SplitSeq(text, ",") {
 		n, err := strconv.Atoi(part)
-		if err != nil || n < 100 || n > 50000 || n%20 != 0 {
-			return nil, fmt.Errorf("%q is not a multiple of 20 from 100 to 50000", part)
+		if err != nil || n < 100 || n > most || n%20 != 0 {
+			return nil, fmt.Errorf("%q is not a multiple of 20 from 100 to %d", part, most)
 		}
 		all = append(all, n)
 	}

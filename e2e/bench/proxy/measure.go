@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"time"
 )
@@ -17,7 +18,7 @@ func measure(ctx context.Context, o options, files []*os.File) (err error) {
 			fmt.Fprintf(os.Stderr, "NOT MEASURED: %s: %s\n", c.name, c.missing)
 		}
 	}
-	fmt.Fprintf(os.Stderr, "This takes some %.0f minutes.\n", estimate(o).Minutes())
+	fmt.Fprintf(os.Stderr, "This takes some %.0f minutes with all contenders.\n", math.Ceil(estimate(o).Minutes()))
 	w, err := newWorld(ctx, o)
 	if err != nil {
 		return err
@@ -49,10 +50,7 @@ func (w *world) round(ctx context.Context, o options, r *report, n, round int) e
 	for i := range all {
 		c := all[(i+round)%len(all)]
 		r.know(n, c)
-		if c.missing != "" || c.variant && round >= o.variants {
-			continue
-		}
-		if longest := r.longest(n, c.name); longest > o.slow {
+		if !r.turn(o, n, round, c) {
 			continue
 		}
 		f, began := figures{}, time.Now()
@@ -75,6 +73,21 @@ func (w *world) round(ctx context.Context, o options, r *report, n, round int) e
 	return nil
 }
 
+// turn tells whether it is a contender's turn, and notes why not.
+func (r *report) turn(o options, n, round int, c contender) bool {
+	switch {
+	case c.missing != "":
+		r.skip(n, c.name, c.missing)
+	case c.variant && round < o.rounds-o.variants:
+	case c.variant && time.Since(r.began)+r.longest(n, "") > o.budget:
+		r.skip(n, c.name, fmt.Sprintf("there was no time left of %s", short(o.budget)))
+	case r.longest(n, c.name) > o.slow:
+	default:
+		return true
+	}
+	return false
+}
+
 func clock() string { return time.Now().UTC().Format(time.TimeOnly) }
 
 // estimate says how long it takes, from what it took on two processors:
@@ -84,13 +97,14 @@ func estimate(o options) time.Duration {
 	for _, n := range o.services {
 		k := float64(n) / 10000
 		nftables, iptables := 4*k+16*k*k, 8*k
-		seconds += 25 * k // to make the objects
 		rounds, variants := float64(o.rounds), float64(min(o.variants, o.rounds))
 		theirs := rounds
-		if 40+2*nftables > o.slow.Seconds() {
+		if 37+2*nftables > o.slow.Seconds() {
 			theirs = 1
 		}
-		seconds += rounds*(55+5*k) + theirs*(40+2*nftables) + variants*(40+nftables+80+3*iptables)
+		seconds += rounds*(43+8*k) + 23 + theirs*(37+2*nftables) + variants*(105+nftables+3*iptables)
 	}
+	// The objects have to be made too.
+	seconds += 50 * float64(o.services[len(o.services)-1]) / 10000
 	return time.Duration(seconds * float64(time.Second))
 }

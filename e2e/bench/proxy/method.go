@@ -4,8 +4,8 @@ package main
 const method = `
 The contenders take turns on one node, a network namespace, with the same API server and the same objects; who begins changes
 from round to round. After each the node's ruleset is emptied, and seen to be empty. Of twenty Services sixteen have a cluster
-IP only, three a NodePort, and one is a load balancer with traffic policy Local; NodePorts end with the API server's range,
-at 9,000 Services. A fifth of the Services have 1 endpoint, one in forty has 32, the others 4: on average 4. One in ten has a
+IP only, three a NodePort, and one is a load balancer with traffic policy Local; beyond 6,000 Services, where
+the API server's range ends, no more have NodePorts. A fifth of the Services have 1 endpoint, one in forty has 32, the others 4: on average 4. One in ten has a
 backend that answers. Clients and backends are network namespaces on cables of their own.
 
 - *Start*: from the start of the process until a Pod reaches the last Service and 20 others all over. The bare informer is a

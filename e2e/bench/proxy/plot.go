@@ -61,8 +61,8 @@ const (
 func (r *report) plot() (string, error) {
 	p := picture{Width: int(2 * panelPitch), Height: int(panelTop + panelHeight + 90), Caption: r.measured}
 	p.Panels = append(p.Panels,
-		r.panel(figReady, panelLeft, seconds),
-		r.panel(figMemory, panelLeft+panelPitch, mebi))
+		r.panel(figReady, panelLeft, seconds, axis.marks),
+		r.panel(figMemory, panelLeft+panelPitch, mebi, axis.marksOfMemory))
 	for i, d := range drawn {
 		p.Legend = append(p.Legend, label{panelLeft + float64(i)*165, panelTop + panelHeight + 58, d.name, d.class})
 	}
@@ -76,7 +76,7 @@ func (r *report) plot() (string, error) {
 }
 
 // panel draws one figure.
-func (r *report) panel(figure string, x float64, show func(float64) string) panel {
+func (r *report) panel(figure string, x float64, show func(float64) string, marks func(axis) []float64) panel {
 	p := panel{Title: figure, X: x, Width: panelWidth, Height: panelHeight}
 	var values []float64
 	for _, n := range r.sizes {
@@ -95,7 +95,7 @@ func (r *report) panel(figure string, x float64, show func(float64) string) pane
 	for _, n := range r.sizes {
 		p.Columns = append(p.Columns, label{X: across.at(float64(n)), Text: fmt.Sprint(n)})
 	}
-	for _, v := range up.marks() {
+	for _, v := range marks(up) {
 		p.Rows = append(p.Rows, label{Y: y(v), Text: tick(v, show)})
 	}
 	for _, d := range drawn {
@@ -128,21 +128,34 @@ type axis struct{ low, high, length float64 }
 
 // newAxis has all from least to most, with some room beyond both.
 func newAxis(least, most, length float64) axis {
-	room := max(0.05*math.Log(most/least), 0.1)
+	room := max(0.05*math.Log(most/least), 0.2)
 	return axis{math.Log(least) - room, math.Log(most) + room, length}
 }
 
 func (a axis) at(v float64) float64 { return (math.Log(v) - a.low) / (a.high - a.low) * a.length }
 
-// marks are round numbers: powers of ten, or of two where they are few. Bytes
-// come by powers of two.
+// marks are round numbers of seconds: powers of ten, or more where they are few.
 func (a axis) marks() (marks []float64) {
-	base := 10.0
-	if a.low > math.Log(1<<20) || a.high-a.low < math.Log(100) {
-		base = 2
+	steps := []float64{1}
+	if a.high-a.low < math.Log(100) {
+		steps = []float64{1, 2, 5}
 	}
-	for e := math.Ceil(a.low / math.Log(base)); e <= a.high/math.Log(base); e++ {
-		marks = append(marks, math.Pow(base, e))
+	for e := math.Floor(a.low / math.Ln10); e <= a.high/math.Ln10; e++ {
+		for _, step := range steps {
+			marks = append(marks, step*math.Pow(10, e))
+		}
 	}
-	return marks
+	return a.within(marks)
+}
+
+// marksOfMemory are powers of two.
+func (a axis) marksOfMemory() (marks []float64) {
+	for e := math.Floor(a.low / math.Ln2); e <= a.high/math.Ln2; e++ {
+		marks = append(marks, math.Pow(2, e))
+	}
+	return a.within(marks)
+}
+
+func (a axis) within(marks []float64) []float64 {
+	return slices.DeleteFunc(marks, func(v float64) bool { return math.Log(v) < a.low || math.Log(v) > a.high })
 }

@@ -21,40 +21,45 @@ type bout struct {
 // report gathers bouts by number of Services and contender.
 type report struct {
 	options  options
+	began    time.Time
 	measured string // on what, and of what
 	complete bool
 	sizes    []int
 	names    []string
-	missing  map[string]string
+	skipped  map[int]map[string]string // why, by number of Services and contender
 	all      map[int]map[string][]bout
 }
 
 func newReport(o options, measured string) *report {
-	return &report{options: o, measured: measured, missing: map[string]string{}, all: map[int]map[string][]bout{}}
+	return &report{options: o, began: time.Now(), measured: measured, skipped: map[int]map[string]string{}, all: map[int]map[string][]bout{}}
 }
 
 // know notes that there is such a contender with so many Services.
 func (r *report) know(services int, c contender) {
 	if r.all[services] == nil {
-		r.all[services] = map[string][]bout{}
+		r.all[services], r.skipped[services] = map[string][]bout{}, map[string]string{}
 		r.sizes = append(r.sizes, services)
 	}
 	if !slices.Contains(r.names, c.name) {
 		r.names = append(r.names, c.name)
 	}
-	if c.missing != "" {
-		r.missing[c.name] = c.missing
-	}
 }
+
+// skip notes why a contender was not measured.
+func (r *report) skip(services int, name, reason string) { r.skipped[services][name] = reason }
 
 func (r *report) add(services int, name string, b bout) {
 	r.all[services][name] = append(r.all[services][name], b)
 }
 
-// longest is how long a contender took at most.
+// longest is how long a contender took at most; of all of them, without a name.
 func (r *report) longest(services int, name string) (longest time.Duration) {
-	for _, b := range r.all[services][name] {
-		longest = max(longest, b.took)
+	for of, bouts := range r.all[services] {
+		for _, b := range bouts {
+			if name == "" || name == of {
+				longest = max(longest, b.took)
+			}
+		}
 	}
 	return longest
 }
@@ -153,8 +158,8 @@ func (r *report) String() string {
 		text.WriteString("\n**Partial: the measurement has not ended.**\n")
 	}
 	text.WriteString(method)
-	fmt.Fprintf(&text, "\nRounds: %d; of kube-proxy's other configurations: %d. Nobody who took longer than %s was measured again with so many Services. The heads of\nthe tables tell how many rounds there were.\n",
-		r.options.rounds, min(r.options.rounds, r.options.variants), r.options.slow)
+	fmt.Fprintf(&text, "\nRounds: %d; of kube-proxy's other configurations: %d, the last. Who took longer than %s was not measured again with so many\nServices. The heads of the tables tell how many rounds there were.\n",
+		r.options.rounds, min(r.options.rounds, r.options.variants), short(r.options.slow))
 	r.goals(&text)
 	text.WriteString("\n![start to last Service reachable and peak memory by number of Services](node-proxy.svg)\n")
 	for _, n := range r.sizes {
@@ -187,7 +192,7 @@ func (r *report) cell(n int, name string, row row) string {
 	value, found := r.median(n, name, row.name)
 	if !found {
 		switch {
-		case r.missing[name] != "":
+		case r.skipped[n][name] != "" && len(r.all[n][name]) == 0:
 			return "skipped"
 		case slices.ContainsFunc(r.all[n][name], func(b bout) bool { return b.err != nil }):
 			return "**failed**"
@@ -202,6 +207,12 @@ func (r *report) cell(n int, name string, row row) string {
 	return fmt.Sprintf("%s (%s×)", row.show(value), ratio(value/our))
 }
 
+// short is a time without units that are nought.
+func short(d time.Duration) string {
+	text := strings.TrimSuffix(d.String(), "0s")
+	return strings.TrimSuffix(text, "0m")
+}
+
 // ratio has two digits that count, and all those before the point.
 func ratio(v float64) string {
 	if v >= 10 {
@@ -213,7 +224,7 @@ func ratio(v float64) string {
 // failures says what went wrong, and what could not be measured at all.
 func (r *report) failures(text *strings.Builder, n int) {
 	for _, name := range r.names {
-		if reason := r.missing[name]; reason != "" {
+		if reason := r.skipped[n][name]; reason != "" {
 			fmt.Fprintf(text, "\n**Skipped: %s:** %s.\n", name, reason)
 		}
 		for _, b := range r.all[n][name] {
