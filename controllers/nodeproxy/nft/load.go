@@ -157,37 +157,34 @@ func (t *Table) releaseUnclaimed() error {
 // if there was one before.
 func (t *Table) replace(found *survey, services map[string]*Service) (map[string]error, error) {
 	var clients []client
+	rejected := make(map[string]error)
 	if found != nil {
 		clients = t.clients(found)
-		if _, hooked := found.chains[chainOutput]; hooked {
-			// What a run that was killed here left of the other.
-			if err := t.remove(bridgeName); err != nil {
-				return nil, err
-			}
-		}
+		services = maps.Clone(services)
+	}
+	// A table without hooks carries nothing: there is another beside it, which a
+	// run that was killed here has left, or there was none yet.
+	if found.hooked() {
 		bridge := newState()
-		rejected, err := writer{t, bridgeName, &bridge}.create(services, clients)
-		if err != nil {
+		if err := t.remove(bridgeName); err != nil {
 			return nil, err
 		}
-		services = maps.Clone(services)
+		var err error
+		if rejected, err = (writer{t, bridgeName, &bridge}).create(services, clients); err != nil {
+			return nil, err
+		}
 		for name := range rejected {
 			delete(services, name)
 		}
-		if err := t.remove(TableName); err != nil {
+		if err := t.unhook(TableName); err != nil {
 			return nil, err
 		}
-		again, err := t.writer().create(services, clients)
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(rejected, again)
-		return rejected, t.remove(bridgeName)
 	}
-	rejected, err := t.writer().create(services, nil)
+	again, err := t.writer().create(services, clients)
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(rejected, again)
 	return rejected, t.remove(bridgeName)
 }
 

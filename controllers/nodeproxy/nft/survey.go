@@ -61,6 +61,11 @@ func (t *Table) survey() (*survey, error) {
 	return s, nil
 }
 
+// hooked tells whether packets come to the table. Where there is none they do not.
+func (s *survey) hooked() bool {
+	return s != nil && (s.chains[chainPrerouting] != nil || s.chains[chainOutput] != nil || s.chains[chainPostrouting] != nil)
+}
+
 // fits tells why the table cannot be taken over but has to be replaced, nil if
 // it can.
 func (s *survey) fits(l *layout) error {
@@ -110,7 +115,7 @@ func (s *survey) fits(l *layout) error {
 // still waits for somebody who wants it.
 func (t *Table) read(s *survey) (state, error) {
 	found := newState()
-	_, found.hooked = s.chains[chainOutput]
+	found.hooked = s.hooked()
 	for name := range s.chains {
 		if spec, ok := t.layout.rules.spec(name); ok && name != chainRefuse {
 			found.chains[name] = chain{needs: needs(spec)}

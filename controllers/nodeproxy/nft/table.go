@@ -139,21 +139,25 @@ func (t *Table) remove(name string) error {
 	if err != nil || !ok {
 		return err
 	}
-	// The hooks go first, as they come last: no packet sees a table without its
-	// elements. Where they are missing, one of them or all, nothing is lost.
+	b := newBatch(t.layout.rules.family, name)
+	deleteTable(b)
+	if err := errFirst(t.unhook(name), t.commit(b)); err != nil {
+		return fmt.Errorf("removing the table %q: %w", name, err)
+	}
+	return nil
+}
+
+// unhook takes a table's hooks away. They go first, as they come last: no packet
+// sees a table without its elements. Where they are missing, one of them or all,
+// nothing is lost.
+func (t *Table) unhook(name string) error {
 	b := newBatch(t.layout.rules.family, name)
 	for _, h := range t.layout.hooks() {
 		b.put(sectionCreate, unix.NFT_MSG_DELRULE, 0, "", attrString(unix.NFTA_RULE_TABLE, name), attrString(unix.NFTA_RULE_CHAIN, h.name))
 		b.put(sectionCreate, unix.NFT_MSG_DELCHAIN, 0, "", attrString(unix.NFTA_CHAIN_TABLE, name), attrString(unix.NFTA_CHAIN_NAME, h.name))
 	}
-	err = t.commit(b)
-	if err == nil || errors.Is(err, unix.ENOENT) {
-		b = newBatch(t.layout.rules.family, name)
-		deleteTable(b)
-		err = t.commit(b)
-	}
-	if err != nil {
-		return fmt.Errorf("removing the table %q: %w", name, err)
+	if err := t.commit(b); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
 	}
 	return nil
 }
