@@ -102,3 +102,24 @@ func TestDrain(t *testing.T) {
 	calls.stop(t)
 	works("in the end")
 }
+
+// TestAffinityFullIsTold has more clients than session affinity has room for: all
+// are served, and the metric says how many are not remembered.
+func TestAffinityFullIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.configure = func(c *Config) { c.AffinitySize = 2 }
+	w.start(t)
+	w.replace(t, append(newTestSlices("web", pod("a"), pod("b")), newTestService("web", sticky(10800)))...)
+	for family, name := range families {
+		sources := w.sources(t, family, 8)
+		metric := fmt.Sprintf("fairway_nodeproxy_affinity_full_total{ip_family=%q}", name)
+		before := w.value(t, metric)
+		w.served(t, sources, vip.at(family), "tcp")
+		w.served(t, sources, vip.at(family), "udp")
+		w.resting(t, func() { w.proxy.sweep(t.Context()) })
+		// The kernel's count of what is in the map may be a little late.
+		if got := w.value(t, metric) - before; before != 0 || got < 8 || got > 16 {
+			t.Errorf("%s: %v of 16 connections are counted beside %v before, with room for 2 of them", name, got, before)
+		}
+	}
+}
