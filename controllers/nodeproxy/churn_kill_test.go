@@ -149,10 +149,10 @@ type kernelPool struct {
 	ports   map[string]struct{}
 }
 
-// whole reads what the kernel has for every frontend and fails if that is not one
-// that was wanted at some time: of each Service one edition, with as many slots as
-// the class draws from, of which no more than a quarter are holes.
-func (w *world) whole(t *testing.T, when string) map[string]kernelPool {
+// whole reads what the kernel has for every frontend. It is an error if that was
+// wanted at no time: of each Service one edition, with as many slots as the class
+// draws from, of which no more than a quarter are holes.
+func (w *world) whole(t *testing.T) (map[string]kernelPool, error) {
 	t.Helper()
 	all := make(map[string]kernelPool)
 	for _, family := range []string{"ip", "ip6"} {
@@ -168,7 +168,7 @@ func (w *world) whole(t *testing.T, when string) map[string]kernelPool {
 		for _, m := range slotPattern.FindAllStringSubmatch(w.nft(t, "list", "map", family, table, "endpoints"), -1) {
 			p, ok := all[m[1]]
 			if !ok {
-				t.Fatalf("%s: an endpoint of %s is left, which is no frontend", when, m[1])
+				return nil, fmt.Errorf("an endpoint of %s is left, which is no frontend", m[1])
 			}
 			slot, err := strconv.Atoi(m[2])
 			must(t, err)
@@ -185,20 +185,20 @@ func (w *world) whole(t *testing.T, when string) map[string]kernelPool {
 			}
 		}
 		if len(p.slots) != p.size-holes || holes > p.size/4 || !p.slots[0].IsValid() {
-			t.Fatalf("%s: %s of %s draws from %d slots and has %v", when, frontend, p.service, p.size, p.slots)
+			return nil, fmt.Errorf("%s of %s draws from %d slots and has %v", frontend, p.service, p.size, p.slots)
 		}
 		if len(p.ports) != 1 {
-			t.Fatalf("%s: %s of %s has endpoints of two editions: %v", when, frontend, p.service, p.ports)
+			return nil, fmt.Errorf("%s of %s has endpoints of two editions: %v", frontend, p.service, p.ports)
 		}
 		for port := range p.ports {
 			of := p.service + map[bool]string{true: " IPv6", false: " IPv4"}[strings.Contains(frontend, ":")]
 			if other, ok := editions[of]; ok && other != port {
-				t.Fatalf("%s: %s has frontends of the editions %s and %s", when, of, port, other)
+				return nil, fmt.Errorf("%s has frontends of the editions %s and %s", of, port, other)
 			}
 			editions[of] = port
 		}
 	}
-	return all
+	return all, nil
 }
 
 // TestKilledAnywhere kills a proxy again and again, just behind a change of the
@@ -268,7 +268,9 @@ func TestKilledAnywhere(t *testing.T) {
 		time.Sleep(time.Duration(r.IntN(3000)) * time.Microsecond)
 		kill()
 		otherLayout := round%4 == 3
-		w.whole(t, fmt.Sprintf("killed %d changes after its start", generations.Load()-after))
+		if _, err := w.whole(t); err != nil {
+			t.Fatalf("after round %d: %v", round, err)
+		}
 		calls.more(t)
 		kill = w.program(t, url, map[bool]int{false: 0, true: -101 - round}[otherLayout])
 	}
@@ -302,7 +304,10 @@ func (w *world) tidy(t *testing.T) bool {
 // has tells whether the kernel has exactly these editions, beside the Service "web".
 func (w *world) has(t *testing.T, editions []edition) bool {
 	t.Helper()
-	all := w.whole(t, "after the last start")
+	all, err := w.whole(t)
+	if err != nil {
+		return false // read while it was changed
+	}
 	for i, e := range editions {
 		if e == gone {
 			continue
