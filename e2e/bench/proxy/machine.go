@@ -16,8 +16,14 @@ import (
 	"github.com/fairway-lb/fairway/e2e/environment"
 )
 
-// describe says what is measured and on what.
-func describe(ctx context.Context) string {
+// subject is what is measured, and on what.
+type subject struct{ commit, programs, machine string }
+
+func (s subject) String() string {
+	return fmt.Sprintf("%s, %s, on %s", s.commit, s.programs, s.machine)
+}
+
+func describe(ctx context.Context) subject {
 	var name unix.Utsname
 	kernel := "an unknown kernel"
 	if err := unix.Uname(&name); err == nil {
@@ -28,9 +34,11 @@ func describe(ctx context.Context) string {
 		one, _, _ := strings.Cut(string(text), " ")
 		load = "a load of " + one
 	}
-	return fmt.Sprintf("%s, %s, against %s and %s, on %s, %s, with %s when it began, %s",
-		commit(ctx), runtime.Version(), kubeProxyVersion(), said(ctx, "nft", "--version"),
-		processors(), kernel, load, time.Now().UTC().Format(time.DateOnly))
+	return subject{
+		commit:   commit(ctx),
+		programs: fmt.Sprintf("%s, against %s and %s", runtime.Version(), kubeProxyVersion(), said(ctx, "nft", "--version")),
+		machine:  fmt.Sprintf("%s, %s, with %s when it began, %s", processors(), kernel, load, time.Now().UTC().Format(time.DateOnly)),
+	}
 }
 
 // commit is that of the source, "-dirty" where files differ from it.

@@ -4,13 +4,14 @@ package main
 const method = `
 The contenders take turns on one node, a network namespace, with the same API server and the same objects; who begins changes
 from round to round. After each the node's ruleset is emptied, and seen to be empty. Of twenty Services sixteen have a cluster
-IP only, three a NodePort, and one is a load balancer with traffic policy Local; beyond 6,000 Services, where
-the API server's range ends, no more have NodePorts. A fifth of the Services have 1 endpoint, one in forty has 32, the others 4: on average 4. One in ten has a
-backend that answers. Clients and backends are network namespaces on cables of their own.
+IP only, three a NodePort, and one is a load balancer with traffic policy Local; beyond 6,000 Services, where the API server's
+range ends, no more have NodePorts. A fifth of the Services have 1 endpoint, one in forty has 32, the others 4: on average 4.
+One in ten has a backend that answers. Clients and backends are network namespaces on cables of their own.
 
 - *Start*: from the start of the process until a Pod reaches the last Service and 20 others all over. The bare informer is a
   process of client-go that reads Services and EndpointSlices, on the node and in the same round; the raw netlink loader has
-  everything in memory and writes our table once, then changes it, each change a transaction of its own: the floor.
+  everything in memory and writes our table once, then changes it, each change a transaction of its own: the floor. What hearing
+  of the changes costs by itself, the bare informer shows too.
 - *Changes*: 2,000 at 100 a second, each of one endpoint. Processor time includes programs that are run, and two seconds
   afterwards. Among the changes are those that move the backend of the last Service, to and fro, while a Pod connects twice a
   millisecond: the time counts from a watch's word of the change to the first connection there, so the price of the API server

@@ -59,12 +59,14 @@ const (
 
 // plot draws start and memory by number of Services, as an SVG.
 func (r *report) plot() (string, error) {
-	p := picture{Width: int(2 * panelPitch), Height: int(panelTop + panelHeight + 90), Caption: r.measured}
+	p := picture{Width: int(2 * panelPitch), Height: int(panelTop + panelHeight + 90), Caption: r.measured.commit + ", " + r.measured.machine}
 	p.Panels = append(p.Panels,
 		r.panel(figReady, panelLeft, seconds, axis.marks),
 		r.panel(figMemory, panelLeft+panelPitch, mebi, axis.marksOfMemory))
-	for i, d := range drawn {
-		p.Legend = append(p.Legend, label{panelLeft + float64(i)*165, panelTop + panelHeight + 58, d.name, d.class})
+	x := panelLeft
+	for _, d := range drawn {
+		p.Legend = append(p.Legend, label{x, panelTop + panelHeight + 58, d.name, d.class})
+		x += 48 + 6.5*float64(len(d.name))
 	}
 	t, err := template.New("plot").Parse(plotTemplate)
 	if err != nil {

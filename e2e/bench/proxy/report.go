@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -22,7 +23,7 @@ type bout struct {
 type report struct {
 	options  options
 	began    time.Time
-	measured string // on what, and of what
+	measured subject
 	complete bool
 	sizes    []int
 	names    []string
@@ -30,7 +31,7 @@ type report struct {
 	all      map[int]map[string][]bout
 }
 
-func newReport(o options, measured string) *report {
+func newReport(o options, measured subject) *report {
 	return &report{options: o, began: time.Now(), measured: measured, skipped: map[int]map[string]string{}, all: map[int]map[string][]bout{}}
 }
 
@@ -161,7 +162,9 @@ func (r *report) String() string {
 	fmt.Fprintf(&text, "\nRounds: %d; of kube-proxy's other configurations: %d, the last. Who took longer than %s was not measured again with so many\nServices. The heads of the tables tell how many rounds there were.\n",
 		r.options.rounds, min(r.options.rounds, r.options.variants), short(r.options.slow))
 	r.goals(&text)
-	text.WriteString("\n![start to last Service reachable and peak memory by number of Services](node-proxy.svg)\n")
+	if base, found := strings.CutSuffix(filepath.Base(r.options.report), ".md"); found {
+		fmt.Fprintf(&text, "\n![start to last Service reachable and peak memory by number of Services](%s.svg)\n", base)
+	}
 	for _, n := range r.sizes {
 		r.table(&text, n)
 	}
