@@ -1,6 +1,7 @@
 package nodeproxy
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"slices"
@@ -33,14 +34,11 @@ func (s *stream) follow() {
 	buf := make([]byte, 128)
 	for {
 		n, err := s.conn.Read(buf)
-		if ne, ok := err.(net.Error); err != nil && (!ok || ne.Timeout()) {
+		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		if err != nil { // "connection refused", for want of endpoints; or closed
-			if strings.Contains(err.Error(), net.ErrClosed.Error()) {
-				return
-			}
-			continue
+		if err != nil {
+			continue // "connection refused", for want of endpoints
 		}
 		pod, _, _ := strings.Cut(string(buf[:n]), " ")
 		s.mu.Lock()

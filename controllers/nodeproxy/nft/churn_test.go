@@ -151,7 +151,7 @@ func expectWhole(t *testing.T, host *sandbox.NetNS) (frontends, holes int) {
 	if err := host.Do(func() (err error) { s, err = openSocket(); return err }); err != nil {
 		t.Fatal(err)
 	}
-	defer s.close()
+	defer func() { _ = s.close() }()
 	reader := &Table{kernel: s, layout: layout{rules: rules{family: unix.NFPROTO_IPV4}}}
 	read := func(set string) []element {
 		out, err := reader.elements(TableName, set)
