@@ -10,9 +10,10 @@ import (
 )
 
 // measure lets the contenders take turns with each number of Services, and
-// writes the report after each round.
+// writes the report after each turn.
 func measure(ctx context.Context, o options, files []*os.File) (err error) {
 	r := newReport(o, describe(ctx))
+	r.files = files
 	for _, c := range contenders(o.only) {
 		if c.missing != "" {
 			fmt.Fprintf(os.Stderr, "NOT MEASURED: %s: %s\n", c.name, c.missing)
@@ -30,51 +31,59 @@ func measure(ctx context.Context, o options, files []*os.File) (err error) {
 			return fmt.Errorf("make %d Services: %w", n, err)
 		}
 		for round := range o.rounds {
-			if err := w.round(ctx, o, r, n, round); err != nil {
-				return err
-			}
-			if err := r.write(files); err != nil {
+			if err := w.round(ctx, r, n, round); err != nil {
 				return err
 			}
 		}
 	}
 	r.complete = true
 	fmt.Print(r.String())
-	return r.write(files)
+	return r.write()
 }
 
 // round measures each contender once. Who begins changes from round to round.
-// One that fails is told of in the report; the others go on.
-func (w *world) round(ctx context.Context, o options, r *report, n, round int) error {
-	all := contenders(o.only)
+func (w *world) round(ctx context.Context, r *report, n, round int) error {
+	all := contenders(r.options.only)
 	for i := range all {
 		c := all[(i+round)%len(all)]
 		r.know(n, c)
-		if !r.turn(o, n, round, c) {
+		if !r.turn(n, round, c) {
 			continue
 		}
-		f, began := figures{}, time.Now()
-		err := errors.Join(c.measure(ctx, w, f, round == 0), w.wipe(context.WithoutCancel(ctx)))
-		took := time.Since(began)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err := w.Err(); err != nil {
+		b := w.measure(ctx, c, round)
+		if err := errors.Join(ctx.Err(), w.Err()); err != nil {
 			return err
 		}
-		r.add(n, c.name, bout{round: round, figures: f, err: err, took: took})
-		fmt.Fprintf(os.Stderr, "%s %d Services, round %d of %d: %s took %.0f s", clock(), n, round+1, o.rounds, c.name, took.Seconds())
-		if err != nil {
-			fmt.Fprintf(os.Stderr, " and FAILED: %v", err)
+		r.add(n, c.name, b)
+		r.relate(n, round)
+		fmt.Fprintf(os.Stderr, "%s %d Services, round %d of %d: %s took %.0f s%s\n",
+			clock(), n, round+1, r.options.rounds, c.name, b.took.Seconds(), b.failure())
+		if err := r.write(); err != nil {
+			return err
 		}
-		fmt.Fprintln(os.Stderr)
 	}
-	r.relate(n, round)
 	return nil
 }
 
+// measure measures a contender, and wipes away what it left. One that fails is
+// told of in the report; the others go on.
+func (w *world) measure(ctx context.Context, c contender, round int) bout {
+	b, began := bout{round: round, figures: figures{}}, time.Now()
+	b.err = errors.Join(c.measure(ctx, w, b.figures, round == 0), w.wipe(context.WithoutCancel(ctx)))
+	b.took = time.Since(began)
+	return b
+}
+
+func (b bout) failure() string {
+	if b.err == nil {
+		return ""
+	}
+	return fmt.Sprintf(" and FAILED: %v", b.err)
+}
+
 // turn tells whether it is a contender's turn, and notes why not.
-func (r *report) turn(o options, n, round int, c contender) bool {
+func (r *report) turn(n, round int, c contender) bool {
+	o := r.options
 	switch {
 	case c.missing != "":
 		r.skip(n, c.name, c.missing)

@@ -23,6 +23,7 @@ type bout struct {
 type report struct {
 	options  options
 	began    time.Time
+	files    []*os.File // of the report and the plot, or none
 	measured subject
 	complete bool
 	sizes    []int
@@ -130,8 +131,8 @@ func openReport(path string) (files []*os.File, err error) {
 }
 
 // write replaces what the files have, if there are any.
-func (r *report) write(files []*os.File) error {
-	if len(files) == 0 {
+func (r *report) write() error {
+	if len(r.files) == 0 {
 		return nil
 	}
 	picture, err := r.plot()
@@ -139,11 +140,11 @@ func (r *report) write(files []*os.File) error {
 		return err
 	}
 	for i, text := range []string{r.String(), picture} {
-		_, err := files[i].Seek(0, io.SeekStart)
-		if err := errors.Join(err, files[i].Truncate(0)); err != nil {
+		_, err := r.files[i].Seek(0, io.SeekStart)
+		if err := errors.Join(err, r.files[i].Truncate(0)); err != nil {
 			return err
 		}
-		if _, err := files[i].WriteString(text); err != nil {
+		if _, err := r.files[i].WriteString(text); err != nil {
 			return err
 		}
 	}

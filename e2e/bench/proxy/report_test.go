@@ -109,7 +109,7 @@ func TestTurns(t *testing.T) {
 		if c.took > 0 {
 			r.add(1000, c.contender.name, bout{took: c.took})
 		}
-		if got := r.turn(o, 1000, c.round, c.contender); got != c.want {
+		if got := r.turn(1000, c.round, c.contender); got != c.want {
 			t.Errorf("%s: %t", name, got)
 		}
 	}
@@ -128,7 +128,8 @@ func TestFiles(t *testing.T) {
 	}
 	empty := newReport(options{}, subject{})
 	for _, r := range []*report{empty, measured(t), empty, measured(t)} {
-		if err := r.write(files); err != nil {
+		r.files = files
+		if err := r.write(); err != nil {
 			t.Fatal(err)
 		}
 		text, err := os.ReadFile(path)
