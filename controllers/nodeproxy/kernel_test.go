@@ -61,9 +61,12 @@ func (w *world) checkOne(t *testing.T, f flow, family int, network string) {
 // checkWith looks at what comes of asking.
 func (w *world) checkWith(t *testing.T, f flow, family int, ask func(wait time.Duration) answer) {
 	t.Helper()
-	switch want := f.pods[0]; want {
-	case "refused", "timeout":
-		if got := ask(patience / 10); got.pod != want {
+	if want := f.pods[0]; want == "refused" || want == "timeout" {
+		wait := patience
+		if want == "timeout" {
+			wait /= 10
+		}
+		if got := ask(wait); got.pod != want {
 			t.Errorf("got %v, want %s", got, want)
 		}
 		return

@@ -175,8 +175,11 @@ func (t *Table) readFrontends(found *state) error {
 	for _, e := range endpoints {
 		f, number, err := r.cutSlot(e.key)
 		have, ok := found.frontends[f]
-		if err != nil || !ok {
-			return fmt.Errorf("an endpoint of %v belongs to no frontend (%w)", f, err)
+		if err != nil {
+			return fmt.Errorf("reading an endpoint: %w", err)
+		}
+		if !ok {
+			return fmt.Errorf("an endpoint of %v belongs to no frontend", f)
 		}
 		if err := have.place(number, r.cutEndpoint(e.data)); err != nil {
 			return fmt.Errorf("an endpoint of %v: %w", f, err)
