@@ -156,16 +156,16 @@ func (w *world) whole(t *testing.T) (map[string]kernelPool, error) {
 	t.Helper()
 	all := make(map[string]kernelPool)
 	for _, family := range []string{"ip", "ip6"} {
-		table := nft.TableName
-		if text := w.nft(t, "list", "tables", family); strings.Contains(text, table+"-bridge") && !strings.Contains(w.nft(t, "list", "table", family, table), "nat-prerouting") {
-			table += "-bridge" // carries packets while the other is written
+		frontends, endpoints, err := w.inUse(t, family)
+		if err != nil {
+			return nil, err
 		}
-		for _, m := range frontendPattern.FindAllStringSubmatch(w.nft(t, "list", "map", family, table, "services"), -1) {
+		for _, m := range frontendPattern.FindAllStringSubmatch(frontends, -1) {
 			size, err := strconv.Atoi(m[3])
 			must(t, err)
 			all[m[1]] = kernelPool{service: m[2], size: size, slots: make(map[int]netip.Addr), ports: make(map[string]struct{})}
 		}
-		for _, m := range slotPattern.FindAllStringSubmatch(w.nft(t, "list", "map", family, table, "endpoints"), -1) {
+		for _, m := range slotPattern.FindAllStringSubmatch(endpoints, -1) {
 			p, ok := all[m[1]]
 			if !ok {
 				return nil, fmt.Errorf("an endpoint of %s is left, which is no frontend", m[1])
@@ -199,6 +199,19 @@ func (w *world) whole(t *testing.T) (map[string]kernelPool, error) {
 		}
 	}
 	return all, nil
+}
+
+// inUse lists the two maps of the table that carries packets: the one with hooks.
+func (w *world) inUse(t *testing.T, family string) (frontends, endpoints string, err error) {
+	t.Helper()
+	for _, table := range []string{nft.TableName, nft.TableName + "-bridge"} {
+		var text string
+		if text, err = w.tryNFT(t, "list", "table", family, table); err == nil && strings.Contains(text, "chain nat-prerouting") {
+			frontends, endpoints, _ = strings.Cut(text, "map endpoints")
+			return frontends, endpoints, nil
+		}
+	}
+	return "", "", fmt.Errorf("no table of %s carries packets (%v)", family, err)
 }
 
 // TestKilledAnywhere kills a proxy again and again, just behind a change of the

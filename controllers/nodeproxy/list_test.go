@@ -2,6 +2,7 @@ package nodeproxy
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"testing"
@@ -38,12 +39,20 @@ func requireTool(t *testing.T) {
 // nft runs the tool on the node.
 func (w *world) nft(t *testing.T, args ...string) string {
 	t.Helper()
+	out, err := w.tryNFT(t, args...)
+	must(t, err)
+	return out
+}
+
+// tryNFT is nft where the tool may fail.
+func (w *world) tryNFT(t *testing.T, args ...string) (string, error) {
+	t.Helper()
 	var out bytes.Buffer
 	cmd := exec.Command("nft", args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	must(t, w.hosts["node"].Start(cmd))
 	if err := cmd.Wait(); err != nil {
-		t.Fatalf("nft %v: %v\n%s", args, err, out.String())
+		return "", fmt.Errorf("nft %v: %w\n%s", args, err, out.String())
 	}
-	return out.String()
+	return out.String(), nil
 }
