@@ -43,6 +43,10 @@ var requestLimits = []requestLimit{
 	{service: ec2.ServiceID, prefixes: []string{""}, each: true, perSecond: 5, burst: 50},
 }
 
+// burstShare is how much of a burst is made use of. The rest is for requests that
+// arrive closer together than they were sent.
+const burstShare = 0.9
+
 func (l requestLimit) covers(service, operation string) bool {
 	for _, p := range l.prefixes {
 		if strings.HasPrefix(operation, p) {
@@ -88,7 +92,7 @@ func (p *pace) bucket(service, operation string) *rate.Limiter {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if p.buckets[key] == nil {
-			p.buckets[key] = rate.NewLimiter(l.perSecond*rate.Limit(p.factor), max(1, int(float64(l.burst)*p.factor)))
+			p.buckets[key] = rate.NewLimiter(l.perSecond*rate.Limit(p.factor), max(1, int(burstShare*float64(l.burst)*p.factor)))
 		}
 		return p.buckets[key]
 	}
