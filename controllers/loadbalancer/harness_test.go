@@ -91,12 +91,15 @@ func (w *world) start() {
 // settle lets everything happen that is due within a second.
 func (w *world) settle() { w.pass(time.Second) }
 
-// pass lets d go by. What the test put into the cloud before is published by its
-// lock: between that write and the timers that fire meanwhile stands nothing else.
+// pass lets d go by. What the test read and wrote before comes before all that the
+// cloud and the API server are asked meanwhile, by their locks: between the test
+// and the timers that fire stands nothing else.
 func (w *world) pass(d time.Duration) {
 	w.t.Helper()
 	w.cloud.set(func() {})
-	time.Sleep(d) // virtual
+	w.client.Lock()
+	w.client.Unlock() //nolint:staticcheck // the order is all there is to it
+	time.Sleep(d)     // virtual
 	synctest.Wait()
 }
 
