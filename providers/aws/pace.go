@@ -32,8 +32,8 @@ type requestLimit struct {
 // of several that match, the first counts. EC2 publishes its buckets. Of Elastic
 // Load Balancing's the one for Describe is known; the others are what AWS's own
 // load balancer controller allows itself.
-// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/throttling.html
-// https://docs.aws.amazon.com/elasticloadbalancing/latest/APIReference/throttling.html
+// https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
+// https://docs.aws.amazon.com/elasticloadbalancing/latest/userguide/elb-api-throttling.html
 var requestLimits = []requestLimit{
 	{service: elb.ServiceID, prefixes: []string{"Describe"}, perSecond: 10, burst: 40},
 	{service: elb.ServiceID, prefixes: []string{"RegisterTargets", "DeregisterTargets"}, perSecond: 4, burst: 20},
