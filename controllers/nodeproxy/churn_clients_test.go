@@ -26,6 +26,18 @@ type backend struct {
 	open      atomic.Int64 // that are not over
 }
 
+// serveEverywhere gives the Service web a backend on each host that Pods are on, and
+// returns its objects.
+func (w *world) serveEverywhere(t *testing.T) []any {
+	t.Helper()
+	objects := []any{newTestService("web")}
+	for _, host := range []string{"a", "b", "remote"} {
+		objects = append(objects, w.backend(t, host, 9000).slices("web")...)
+	}
+	w.replace(t, objects...)
+	return objects
+}
+
 // backend starts one. It ends with the test, or when stop is called.
 func (w *world) backend(t *testing.T, host string, port uint16) *backend {
 	t.Helper()

@@ -25,11 +25,7 @@ func TestFlushUnderLoad(t *testing.T) {
 		w := newWorld(t)
 		w.shared = shared
 		w.start(t)
-		objects := []any{newTestService("web")}
-		for _, host := range []string{"a", "b", "remote"} {
-			objects = append(objects, w.backend(t, host, 9000).slices("web")...)
-		}
-		w.replace(t, objects...)
+		w.serveEverywhere(t)
 		works := w.hold(t, everyWay()...)
 		return w, w.call(t, everyWay()...), works
 	}

@@ -87,11 +87,7 @@ func TestRestartUnderLoad(t *testing.T) {
 		t.Run(fmt.Sprintf("upgrade=%v", upgrade), func(t *testing.T) {
 			w := newWorld(t)
 			w.start(t)
-			objects := []any{newTestService("web")}
-			for _, host := range []string{"a", "b", "remote"} {
-				objects = append(objects, w.backend(t, host, 9000).slices("web")...)
-			}
-			w.replace(t, objects...)
+			objects := w.serveEverywhere(t)
 			works := w.hold(t, everyWay()...)
 			calls := w.call(t, everyWay()...)
 			for round := range 5 {
