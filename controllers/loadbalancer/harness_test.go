@@ -99,7 +99,8 @@ func (w *world) pass(d time.Duration) {
 	w.cloud.set(func() {})
 	w.client.Lock()
 	w.client.Unlock() //nolint:staticcheck // the order is all there is to it
-	time.Sleep(d)     // virtual
+
+	time.Sleep(d) // virtual
 	synctest.Wait()
 }
 

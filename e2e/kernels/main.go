@@ -1,4 +1,4 @@
-// Program kernels runs the node proxy's kernel tests under kernels older than
+// Command kernels runs the node proxy's kernel tests under kernels older than
 // this machine's: Debian's 5.10, 6.1 and 6.12, each booted in QEMU for each test
 // package. It prints a table of kernels, packages and results and ends with an
 // error if a test failed or anything needed is missing; nothing is skipped.
