@@ -14,15 +14,18 @@ import (
 )
 
 const (
-	etcdAddress = "http://127.0.0.1:2379"
-	etcdPeer    = "http://127.0.0.1:2380"
-	apiAddress  = "https://" + ControlPlaneAddress + ":6443"
+	etcdPeer   = "http://127.0.0.1:2380"
+	apiAddress = "https://" + ControlPlaneAddress + ":6443"
 	// apiServiceIP is the ClusterIP of Service default/kubernetes: the first of
 	// ServiceRange.
 	apiServiceIP = "10.96.0.1"
 	// pollInterval is the pause between two looks at something that shall come.
 	pollInterval = 50 * time.Millisecond
 )
+
+// StoreAddress is where etcd answers, in the network namespace of the caller of
+// [Start]: for who must see or change what the API server keeps.
+const StoreAddress = "http://127.0.0.1:2379"
 
 // programs are the binaries that a control plane consists of, and kubectl.
 var programs = [...]string{"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"}
@@ -53,13 +56,13 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	file := func(name string) string { return filepath.Join(c.dir, name) }
 	if err := c.startProgram("etcd",
 		"--data-dir="+file("etcd"), "--unsafe-no-fsync", "--log-level=warn",
-		"--listen-client-urls="+etcdAddress, "--advertise-client-urls="+etcdAddress,
+		"--listen-client-urls="+StoreAddress, "--advertise-client-urls="+StoreAddress,
 		"--listen-peer-urls="+etcdPeer, "--initial-advertise-peer-urls="+etcdPeer, "--initial-cluster=default="+etcdPeer,
 	); err != nil {
 		return err
 	}
 	if err := c.startProgram("kube-apiserver",
-		"--etcd-servers="+etcdAddress,
+		"--etcd-servers="+StoreAddress,
 		"--bind-address="+ControlPlaneAddress, "--advertise-address="+ControlPlaneAddress, "--secure-port=6443",
 		"--service-cluster-ip-range="+ServiceRange,
 		"--authorization-mode=Node,RBAC", "--allow-privileged=true", "--profiling=false",

@@ -27,7 +27,6 @@ type objects struct {
 	addresses []netip.Addr // the cluster IPs
 	nodePorts []uint16     // 0 without
 	versions  []atomic.Int32
-	udp       netip.Addr // the cluster IP of the one that takes datagrams
 }
 
 // writers is how many requests load the API server at a time.
@@ -105,26 +104,64 @@ func (w *world) load(ctx context.Context, n int) error {
 		}
 	}
 	before := len(o.addresses)
-	o.addresses = append(o.addresses, make([]netip.Addr, n-before)...)
 	o.nodePorts = append(o.nodePorts, make([]uint16, n-before)...)
 	versions := make([]atomic.Int32, n)
 	for i := range before {
 		versions[i].Store(o.versions[i].Load())
 	}
 	o.versions = versions
-	all, ctx := errgroup.WithContext(ctx)
-	all.SetLimit(writers)
 	for i := before; i < n; i++ {
-		all.Go(func() error { return o.make(ctx, i) })
+		o.addresses = append(o.addresses, addressOf(i))
+	}
+	return o.makeAll(ctx, before)
+}
+
+// addressOf is the cluster IP of Service i.
+func addressOf(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 96, byte(16 + i>>8), byte(i)}) }
+
+// udpAddress is the cluster IP of the one that takes datagrams.
+var udpAddress = netip.AddrFrom4([4]byte{10, 96, 15, 1})
+
+// makeAll makes all Services from one on, those first that need more of the API
+// server than a cluster IP, and one that does not.
+func (o *objects) makeAll(ctx context.Context, first int) error {
+	var copies []int
+	plain := -1
+	all, making := errgroup.WithContext(ctx)
+	all.SetLimit(writers)
+	for i := first; i < len(o.addresses); i++ {
+		if service(i).Spec.Type == v1.ServiceTypeClusterIP {
+			if plain >= 0 {
+				copies = append(copies, i)
+				continue
+			}
+			plain = i
+		}
+		all.Go(func() error { return o.make(making, i) })
+	}
+	if err := all.Wait(); err != nil {
+		return err
+	}
+	if err := o.copy(ctx, plain, copies); err != nil {
+		return fmt.Errorf("copy Services: %w", err)
+	}
+	all, making = errgroup.WithContext(ctx)
+	all.SetLimit(writers)
+	for i := first; i < len(o.addresses); i++ {
+		all.Go(func() error {
+			_, err := o.client.DiscoveryV1().EndpointSlices(namespace).Create(making, slice(serviceName(i), v1.ProtocolTCP, endpoints(i, 0)), metav1.CreateOptions{})
+			return err
+		})
 	}
 	return all.Wait()
 }
 
-// make creates Service i: of twenty, sixteen have a cluster IP only, three a
+// service is Service i: of twenty, sixteen have a cluster IP only, three a
 // NodePort, and one is a load balancer with traffic policy Local. Beyond those
 // withNodePorts the three have a cluster IP only, and the one has no NodePort.
-func (o *objects) make(ctx context.Context, i int) error {
+func service(i int) *v1.Service {
 	svc := &v1.Service{ObjectMeta: metav1.ObjectMeta{Name: serviceName(i)}, Spec: v1.ServiceSpec{
+		Type: v1.ServiceTypeClusterIP, ClusterIP: addressOf(i).String(),
 		Ports: []v1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(backendPort), Protocol: v1.ProtocolTCP}},
 	}}
 	ports := i < withNodePorts
@@ -138,33 +175,30 @@ func (o *objects) make(ctx context.Context, i int) error {
 		svc.Spec.ExternalTrafficPolicy = v1.ServiceExternalTrafficPolicyLocal
 		svc.Spec.AllocateLoadBalancerNodePorts = &ports
 	}
-	made, err := o.client.CoreV1().Services(namespace).Create(ctx, svc, metav1.CreateOptions{})
+	return svc
+}
+
+// make creates Service i, and gives it the load balancer's address if it has one.
+func (o *objects) make(ctx context.Context, i int) error {
+	made, err := o.client.CoreV1().Services(namespace).Create(ctx, service(i), metav1.CreateOptions{})
 	if err != nil {
-		return err
-	}
-	if o.addresses[i], err = netip.ParseAddr(made.Spec.ClusterIP); err != nil {
 		return err
 	}
 	o.nodePorts[i] = uint16(made.Spec.Ports[0].NodePort)
 	if made.Spec.Type == v1.ServiceTypeLoadBalancer {
 		made.Status.LoadBalancer.Ingress = []v1.LoadBalancerIngress{{IP: balancer(i).String()}}
-		if _, err := o.client.CoreV1().Services(namespace).UpdateStatus(ctx, made, metav1.UpdateOptions{}); err != nil {
-			return err
-		}
+		_, err = o.client.CoreV1().Services(namespace).UpdateStatus(ctx, made, metav1.UpdateOptions{})
 	}
-	_, err = o.client.DiscoveryV1().EndpointSlices(namespace).Create(ctx, slice(serviceName(i), v1.ProtocolTCP, endpoints(i, 0)), metav1.CreateOptions{})
 	return err
 }
 
 func (o *objects) makeUDP(ctx context.Context) error {
-	made, err := o.client.CoreV1().Services(namespace).Create(ctx, &v1.Service{
+	_, err := o.client.CoreV1().Services(namespace).Create(ctx, &v1.Service{
 		ObjectMeta: metav1.ObjectMeta{Name: udpService},
-		Spec:       v1.ServiceSpec{Ports: []v1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(backendPort), Protocol: v1.ProtocolUDP}}},
+		Spec: v1.ServiceSpec{ClusterIP: udpAddress.String(),
+			Ports: []v1.ServicePort{{Port: 80, TargetPort: intstr.FromInt32(backendPort), Protocol: v1.ProtocolUDP}}},
 	}, metav1.CreateOptions{})
 	if err != nil {
-		return err
-	}
-	if o.udp, err = netip.ParseAddr(made.Spec.ClusterIP); err != nil {
 		return err
 	}
 	_, err = o.client.DiscoveryV1().EndpointSlices(namespace).Create(ctx, slice(udpService, v1.ProtocolUDP,
@@ -173,9 +207,9 @@ func (o *objects) makeUDP(ctx context.Context) error {
 }
 
 // slice returns the EndpointSlice of a Service.
-func slice(service string, protocol v1.Protocol, endpoints []netip.AddrPort) *discovery.EndpointSlice {
+func slice(of string, protocol v1.Protocol, endpoints []netip.AddrPort) *discovery.EndpointSlice {
 	s := &discovery.EndpointSlice{
-		ObjectMeta:  metav1.ObjectMeta{Name: service, Labels: map[string]string{discovery.LabelServiceName: service}},
+		ObjectMeta:  metav1.ObjectMeta{Name: of, Labels: map[string]string{discovery.LabelServiceName: of}},
 		AddressType: discovery.AddressTypeIPv4,
 		Ports:       []discovery.EndpointPort{{Name: new(""), Port: new(int32(backendPort)), Protocol: new(protocol)}},
 	}
@@ -201,8 +235,8 @@ func (o *objects) change(ctx context.Context, i int) error {
 }
 
 // move gives a Service a single endpoint, one of the backends.
-func (o *objects) move(ctx context.Context, service string, protocol v1.Protocol, to netip.Addr) error {
-	return o.update(ctx, slice(service, protocol, []netip.AddrPort{netip.AddrPortFrom(to, backendPort)}))
+func (o *objects) move(ctx context.Context, of string, protocol v1.Protocol, to netip.Addr) error {
+	return o.update(ctx, slice(of, protocol, []netip.AddrPort{netip.AddrPortFrom(to, backendPort)}))
 }
 
 func (o *objects) update(ctx context.Context, s *discovery.EndpointSlice) error {

@@ -72,7 +72,7 @@ func (f *flow) sort(packets <-chan arrival) {
 // send sends a packet a millisecond from the same port to the Service, until the
 // context ends.
 func (w *world) send(ctx context.Context) error {
-	conn, err := w.pod.DialContext(ctx, "udp4", netip.AddrPortFrom(w.objects.udp, 80).String())
+	conn, err := w.pod.DialContext(ctx, "udp4", netip.AddrPortFrom(udpAddress, 80).String())
 	if err != nil {
 		return err
 	}
