@@ -24,16 +24,15 @@ import (
 // netfilter rules on the node.
 func measureNothing(ctx context.Context, w *world, f figures, _ bool) error {
 	for _, way := range []string{clusterIP, nodePort} {
-		timed, err := fire(ctx, w.client(way), volley{Targets: pastTargets(), Clients: 1, Count: connections})
+		timed, more, err := inTurns(ctx, w.client(way), pastTargets(), pastTargets())
 		if err != nil {
 			return err
 		}
-		f[figConnect50(way)], f[figConnect99(way)] = quantile(timed.Times, 0.5).Seconds(), quantile(timed.Times, 0.99).Seconds()
-		many, err := fire(ctx, w.client(way), volley{Targets: pastTargets(), Clients: clients, For: saturation})
-		if err != nil {
+		timed = append(timed, more...)
+		f[figConnect50(way)], f[figConnect99(way)] = quantile(timed, 0.5).Seconds(), quantile(timed, 0.99).Seconds()
+		if err := saturate(ctx, w.client(way), pastTargets(), way, f); err != nil {
 			return err
 		}
-		f[figPerSecond(way)] = many.perSecond()
 	}
 	return nil
 }

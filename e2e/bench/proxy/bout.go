@@ -27,9 +27,10 @@ const (
 	glanceEvery = 2 * time.Millisecond
 	// witnesses are so many Services that must answer when all do.
 	witnesses = 20
-	// Connections are timed one after another by a single client, and counted
-	// while several make as many as they can.
+	// Connections are timed one after another by a single client, so many in
+	// each of some volleys, and counted while several make as many as they can.
 	connections = 10000
+	volleys     = 10
 	clients     = 4
 	saturation  = 2 * time.Second
 	// restartEvery is the pause between two connections made in a restart, and
@@ -72,6 +73,9 @@ func (w *world) bout(ctx context.Context, f figures, restart bool, command func(
 	return err
 }
 
+// errNeverUp says that a proxy did not bring up all Services in time.
+var errNeverUp = fmt.Errorf("not all Services could be reached within %s", readyTime)
+
 // untilReady waits until the last Service, and others all over, answer.
 func (w *world) untilReady(ctx context.Context, p *process, f figures) error {
 	took, err := w.untilAnswering(ctx, p.began, p.alive)
@@ -108,7 +112,7 @@ func (w *world) untilAnswering(ctx context.Context, began time.Time, alive func(
 	})
 	took := time.Since(began)
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		err = fmt.Errorf("not all Services could be reached within %s", readyTime)
+		err = errNeverUp
 	}
 	return took, err
 }
@@ -122,23 +126,42 @@ func (w *world) connectBothWays(ctx context.Context, f figures) error {
 		if err := w.forgetConnections(); err != nil {
 			return err
 		}
-		timed, err := fire(ctx, from, volley{Targets: through, Clients: 1, Count: connections})
+		timed, beside, err := inTurns(ctx, from, through, past)
 		if err != nil {
 			return err
 		}
-		f[figConnect50(way)], f[figConnect99(way)] = quantile(timed.Times, 0.5).Seconds(), quantile(timed.Times, 0.99).Seconds()
-		beside, err := fire(ctx, from, volley{Targets: past, Clients: 1, Count: connections})
-		if err != nil {
+		f[figConnect50(way)], f[figConnect99(way)] = quantile(timed, 0.5).Seconds(), quantile(timed, 0.99).Seconds()
+		f[figBeside(way)] = quantile(beside, 0.5).Seconds()
+		if err := saturate(ctx, from, through, way, f); err != nil {
 			return err
 		}
-		f[figBeside(way)] = quantile(beside.Times, 0.5).Seconds()
-		many, err := fire(ctx, from, volley{Targets: through, Clients: clients, For: saturation})
-		if err != nil {
-			return err
-		}
-		f[figPerSecond(way)] = many.perSecond()
 	}
 	return nil
+}
+
+// inTurns times connections through the proxy and past it, volley by volley: what
+// else the machine does in these seconds falls to both.
+func inTurns(ctx context.Context, from *sandbox.NetNS, through, past []netip.AddrPort) (timed, beside []time.Duration, err error) {
+	for range volleys {
+		for _, side := range []struct {
+			targets []netip.AddrPort
+			times   *[]time.Duration
+		}{{through, &timed}, {past, &beside}} {
+			o, err := fire(ctx, from, volley{Targets: side.targets, Clients: 1, Count: connections})
+			if err != nil {
+				return nil, nil, err
+			}
+			*side.times = append(*side.times, o.Times...)
+		}
+	}
+	return timed, beside, nil
+}
+
+// saturate lets several clients connect as often as they can.
+func saturate(ctx context.Context, from *sandbox.NetNS, targets []netip.AddrPort, way string, f figures) error {
+	many, err := fire(ctx, from, volley{Targets: targets, Clients: clients, For: saturation})
+	f[figPerSecond(way)], f[figRefused(way)] = many.perSecond(), float64(many.Failed)
+	return err
 }
 
 // client is who comes in a way.

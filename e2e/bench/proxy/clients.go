@@ -46,8 +46,8 @@ type outcome struct {
 // perSecond is the rate of connections made.
 func (o outcome) perSecond() float64 { return float64(o.Made) / o.Elapsed.Seconds() }
 
-// fire lets clients in a namespace connect, in a process of their own. Failed
-// connections are an error, as their times would be missing.
+// fire lets clients in a namespace connect, in a process of their own. Where they
+// are timed, failed connections are an error, as their times would be missing.
 func fire(ctx context.Context, from *sandbox.NetNS, v volley) (o outcome, err error) {
 	request, err := json.Marshal(v)
 	if err != nil {
@@ -72,7 +72,7 @@ func fire(ctx context.Context, from *sandbox.NetNS, v volley) (o outcome, err er
 	if err := json.Unmarshal(out.Bytes(), &o); err != nil {
 		return o, err
 	}
-	if o.Failed > 0 {
+	if o.Failed > 0 && (v.Count > 0 || o.Made == 0) {
 		return o, fmt.Errorf("%d of %d connections from %s failed: %s", o.Failed, o.Failed+o.Made, from.Name(), o.Why)
 	}
 	return o, nil

@@ -16,6 +16,8 @@ import (
 // contender is what is measured: a proxy in one configuration, or a baseline.
 type contender struct {
 	name string
+	// mode is what a start depends on: contenders with the same one start alike.
+	mode string
 	// variant is one of less interest: it takes part in the first rounds only.
 	variant bool
 	// missing says why it cannot be measured here, "" if it can.
@@ -61,7 +63,7 @@ func contenders(only *regexp.Regexp) []contender {
 // changes are gathered, which a start does not depend on: a restart is measured
 // with the default only.
 func kubeProxy(mode string, period time.Duration) contender {
-	c := contender{name: fmt.Sprintf("kube-proxy %s, %s", mode, period)}
+	c := contender{name: fmt.Sprintf("kube-proxy %s, %s", mode, period), mode: mode}
 	c.variant = c.name != theirs
 	if _, err := exec.LookPath("iptables-restore"); mode == "iptables" && err != nil {
 		c.missing = "it runs the programs iptables and iptables-restore, which are not installed (Debian's package iptables)"

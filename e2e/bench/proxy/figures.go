@@ -39,6 +39,7 @@ func figConnect99(way string) string { return way + ", connect(), p99" }
 func figDistance(way string) string  { return way + ", connect(), p50, beyond no netfilter" }
 func figBeside(way string) string    { return "past it, as " + way + ", connect(), p50" }
 func figPerSecond(way string) string { return way + ", connections per second at saturation" }
+func figRefused(way string) string   { return way + ", connections failed at saturation" }
 
 // row is how a figure is shown.
 type row struct {
@@ -68,7 +69,7 @@ func rows() []row {
 	}
 	for _, way := range []string{clusterIP, nodePort} {
 		all = append(all, row{figConnect50(way), micros}, row{figConnect99(way), micros}, row{figDistance(way), micros},
-			row{figBeside(way), micros}, row{figPerSecond(way), count})
+			row{figBeside(way), micros}, row{figPerSecond(way), count}, row{figRefused(way), count})
 	}
 	return append(all, row{figLost, count}, row{figTried, count})
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -85,6 +86,62 @@ func said(ctx context.Context, program string, args ...string) string {
 	}
 	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
 	return line
+}
+
+// The processors are idle when so much of a stretch of time nothing ran; idleTime
+// bounds the wait for that.
+const (
+	idleShare   = 0.9
+	idleStretch = time.Second
+	idleTime    = 5 * time.Minute
+)
+
+// untilIdle waits until the processors are idle, as the control plane has much to
+// do with tens of thousands of new objects.
+func untilIdle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, idleTime)
+	defer cancel()
+	for {
+		before, all, err := idle()
+		if err != nil {
+			return err
+		}
+		pause(ctx, idleStretch)
+		after, more, err := idle()
+		if err != nil {
+			return err
+		}
+		if float64(after-before) >= idleShare*float64(more-all) {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("the machine is busy with something else: %w", ctx.Err())
+		}
+	}
+}
+
+// idle returns how long the processors did nothing, and how long there were, in
+// the same unit (proc_stat(5)).
+func idle() (idle, all uint64, err error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, 0, err
+	}
+	first, _, _ := strings.Cut(string(text), "\n")
+	for i, field := range strings.Fields(first) {
+		if i == 0 || i > 8 { // what guests take is counted twice
+			continue
+		}
+		n, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("/proc/stat: %w", err)
+		}
+		all += n
+		if i == 4 || i == 5 {
+			idle += n
+		}
+	}
+	return idle, all, nil
 }
 
 func processors() string {

@@ -30,6 +30,9 @@ func measure(ctx context.Context, o options, files []*os.File) (err error) {
 		if err := w.load(ctx, n); err != nil {
 			return fmt.Errorf("make %d Services: %w", n, err)
 		}
+		if err := untilIdle(ctx); err != nil {
+			return err
+		}
 		for round := range o.rounds {
 			if err := w.round(ctx, r, n, round); err != nil {
 				return err
@@ -55,6 +58,9 @@ func (w *world) round(ctx context.Context, r *report, n, round int) error {
 			return err
 		}
 		r.add(n, c.name, b)
+		if errors.Is(b.err, errNeverUp) && c.mode != "" {
+			r.neverUp[c.mode] = n
+		}
 		r.relate(n, round)
 		fmt.Fprintf(os.Stderr, "%s %d Services, round %d of %d: %s took %.0f s%s\n",
 			clock(), n, round+1, r.options.rounds, c.name, b.took.Seconds(), b.failure())
@@ -90,6 +96,8 @@ func (r *report) turn(n, round int, c contender) bool {
 	case c.variant && round < o.rounds-o.variants:
 	case c.variant && time.Since(r.began)+r.longest(n, "") > o.budget:
 		r.skip(n, c.name, fmt.Sprintf("there was no time left of %s", short(o.budget)))
+	case r.neverUp[c.mode] > 0:
+		r.skip(n, c.name, fmt.Sprintf("in this mode kube-proxy did not bring up %d Services within %s", r.neverUp[c.mode], short(readyTime)))
 	case r.longest(n, c.name) > o.slow:
 	default:
 		return true
@@ -111,9 +119,11 @@ func estimate(o options) time.Duration {
 		if 37+2*nftables > o.slow.Seconds() {
 			theirs = 1
 		}
-		seconds += rounds*(43+8*k) + 23 + theirs*(37+2*nftables) + variants*(105+nftables+3*iptables)
+		// A connection takes 25 µs, and there are these of a contender.
+		connecting := 2 * (2*volleys*connections*25e-6 + saturation.Seconds())
+		seconds += rounds*(40+8*k+2*connecting) + 23 + theirs*(35+2*nftables+connecting) + variants*(100+nftables+3*iptables+3*connecting)
 	}
 	// The objects have to be made too.
-	seconds += 50 * float64(o.services[len(o.services)-1]) / 10000
+	seconds += 40 * float64(o.services[len(o.services)-1]) / 10000
 	return time.Duration(seconds * float64(time.Second))
 }

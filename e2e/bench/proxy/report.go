@@ -28,12 +28,13 @@ type report struct {
 	complete bool
 	sizes    []int
 	names    []string
+	neverUp  map[string]int            // how many Services were too many, by mode
 	skipped  map[int]map[string]string // why, by number of Services and contender
 	all      map[int]map[string][]bout
 }
 
 func newReport(o options, measured subject) *report {
-	return &report{options: o, began: time.Now(), measured: measured, skipped: map[int]map[string]string{}, all: map[int]map[string][]bout{}}
+	return &report{options: o, began: time.Now(), measured: measured, neverUp: map[string]int{}, skipped: map[int]map[string]string{}, all: map[int]map[string][]bout{}}
 }
 
 // know notes that there is such a contender with so many Services.
