@@ -90,6 +90,9 @@ func (p *plane) setRanges(r nft.Ranges) {
 	}
 }
 
+// changed tells whether something is wanted that the kernel may not have.
+func (p *plane) changed() bool { return len(p.pending) > 0 || p.rangesPending }
+
 // sync brings the kernel to what is wanted. After an error all that is missing
 // stays pending.
 func (p *plane) sync(ctx context.Context, now time.Time) error {
@@ -98,7 +101,7 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 			p.pending[name] = struct{}{}
 		}
 	}
-	if p.loaded && len(p.pending) == 0 && !p.rangesPending {
+	if p.loaded && !p.changed() {
 		return nil
 	}
 	start, full := time.Now(), !p.loaded

@@ -35,15 +35,6 @@ import (
 // prerouting and postrouting: the one kube-proxy uses by default.
 const MasqueradeMark = 1 << 14
 
-const (
-	// verifyEvery bounds how long another program's flush goes unnoticed where
-	// the kernel does not forbid it: 250 ms, with something to spare.
-	verifyEvery = 200 * time.Millisecond
-	sweepEvery  = 30 * time.Second
-	// retryAfter is the pause after a transaction that failed as a whole.
-	retryAfter = time.Second
-)
-
 // Config is what a Proxy is told at start.
 type Config struct {
 	// API reaches the API server, by an address that works before any Service does.
@@ -84,8 +75,9 @@ type Config struct {
 	// MasqueradeMark is the one bit of the packet mark that is used between
 	// prerouting and postrouting; 0 means the constant of that name.
 	MasqueradeMark uint32
-	// MinSyncPeriod is the least time between two transactions, in which
-	// changes wait for others. A single one does not wait.
+	// MinSyncPeriod is the least time between two transactions for changes: one
+	// that comes sooner after the last waits for others. A lone one does not
+	// wait, nor does the repair of a table that another program changed.
 	MinSyncPeriod time.Duration
 	// Listen opens the healthCheckNodePorts; nil means net.ListenConfig's method.
 	Listen listeners.Listen
@@ -268,72 +260,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	return nil
 }
 
-// follow programs what the tracker hands over until the context ends.
-func (p *Proxy) follow(ctx context.Context) {
-	verify, sweep := time.NewTicker(verifyEvery), time.NewTicker(sweepEvery)
-	defer verify.Stop()
-	defer sweep.Stop()
-	logger := klog.FromContext(ctx)
-	addresses := p.addressChanges()
-	var last, blocked time.Time // the last round; no transaction before
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-sweep.C:
-			p.sweep(ctx)
-			if p.interfaces == nil {
-				continue
-			}
-		case <-verify.C:
-			for _, plane := range p.planes {
-				if err := plane.verify(ctx); err != nil {
-					logger.Error(err, "Could not verify the forwarding table")
-				}
-			}
-		case _, open := <-addresses:
-			if !open {
-				addresses = nil // there were more than the socket holds; the sweep looks too
-			}
-		case <-p.tracker.signal:
-			if !pause(ctx, time.Until(last.Add(p.config.MinSyncPeriod))) {
-				return
-			}
-		}
-		if !p.tracker.synced() {
-			continue
-		}
-		now := time.Now()
-		last = now
-		p.decide(ctx)
-		if now.Before(blocked) {
-			continue
-		}
-		if err := p.program(ctx, now); err != nil {
-			logger.Error(err, "Could not program the node, trying again")
-			p.health.Queued() // also where nothing new was, but the table is lost
-			blocked = now.Add(retryAfter)
-		}
-	}
-}
-
-// pause returns false when the context ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	if d <= 0 {
-		return ctx.Err() == nil
-	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
-}
-
 // decide turns what changed into wanted state.
 func (p *Proxy) decide(ctx context.Context) {
 	node := p.tracker.node()
-	p.health.SetEligible(node.eligible)
 	around := p.lookAround(ctx, node)
 	c := p.tracker.take(!around.equal(p.surroundings))
 	p.surroundings = around
