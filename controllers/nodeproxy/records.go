@@ -68,7 +68,7 @@ type endpoint struct {
 
 // node is the record of the Node this proxy runs on.
 type node struct {
-	addresses []netip.Addr
+	addresses []netip.Addr // at most one of each family
 	zone      string
 	podCIDRs  []netip.Prefix
 	// eligible is false for a node that is going away. Load balancers learn it
@@ -236,16 +236,19 @@ func (e *endpoint) hint(h *discoveryv1.EndpointHints, nodeName string) {
 	}
 }
 
-// newNode returns the record of a Node. Its addresses are the internal ones or,
-// in want of those, the external ones.
+// newNode returns the record of a Node. Its addresses are, of each family, the
+// first internal one or, in want of that, the first external one: those that
+// kube-proxy takes for the node's (GetNodeHostIPs in pkg/util/node of Kubernetes).
 func newNode(n *corev1.Node) node {
 	byType := make(map[corev1.NodeAddressType][]string)
 	for _, a := range n.Status.Addresses {
 		byType[a.Type] = append(byType[a.Type], a.Address)
 	}
-	r := node{addresses: parseAddrs(byType[corev1.NodeInternalIP])}
-	if len(r.addresses) == 0 {
-		r.addresses = parseAddrs(byType[corev1.NodeExternalIP])
+	var r node
+	for _, a := range parseAddrs(slices.Concat(byType[corev1.NodeInternalIP], byType[corev1.NodeExternalIP])) {
+		if !slices.ContainsFunc(r.addresses, func(first netip.Addr) bool { return first.Is6() == a.Is6() }) {
+			r.addresses = append(r.addresses, a)
+		}
 	}
 	r.zone = n.Labels[corev1.LabelTopologyZone]
 	if r.podCIDRs = parsePrefixes(n.Spec.PodCIDRs); len(r.podCIDRs) == 0 && n.Spec.PodCIDR != "" {

@@ -251,6 +251,12 @@ func TestNode(t *testing.T) {
 		{"internal before external", corev1.Node{Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
 			address("Hostname", "10.9.9.9"), address("ExternalIP", "198.51.100.1"), address("InternalIP", "10.0.0.11"), address("InternalIP", "fd00::11")}}}, "[10.0.0.11 fd00::11]", true},
 		{"external alone", corev1.Node{Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{address("ExternalIP", "198.51.100.1")}}}, "[198.51.100.1]", true},
+		{"the first of each family", corev1.Node{Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+			address("InternalIP", "fd00::11"), address("InternalIP", "fd00::12"), address("InternalIP", "10.0.0.11"), address("InternalIP", "10.0.0.12")}}}, "[fd00::11 10.0.0.11]", true},
+		{"external only in the other family", corev1.Node{Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+			address("ExternalIP", "198.51.100.1"), address("ExternalIP", "2001:db8::1"), address("ExternalIP", "2001:db8::2"), address("InternalIP", "10.0.0.11")}}}, "[10.0.0.11 2001:db8::1]", true},
+		{"no address at all", corev1.Node{Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+			address("InternalIP", "none"), address("InternalIP", "127.0.0.1"), address("InternalDNS", "10.9.9.9")}}}, "[]", true},
 		{"other taint", corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: "node.kubernetes.io/not-ready"}}}}, "[]", true},
 		{"to be deleted", corev1.Node{Spec: corev1.NodeSpec{Taints: []corev1.Taint{{Key: toBeDeletedTaint}}}}, "[]", false},
 		{"being deleted", corev1.Node{ObjectMeta: metav1.ObjectMeta{DeletionTimestamp: &metav1.Time{Time: metav1.Now().Time}}}, "[]", false},
