@@ -45,6 +45,8 @@ test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
 	go test -timeout 20m . ./cmd/... ./controllers/... ./providers/...
 	@# As under a kernel that cannot keep other programs from the table.
 	FAIRWAY_SHARED_TABLE=1 go test -timeout 20m ./controllers/nodeproxy
+	@# Inputs that never were, also where nothing changed and the tests above are cached.
+	go test -count=1 ./controllers/nodeproxy -run Fuzz
 	@command -v python3 >/dev/null || { echo "SKIPPED: the tests against LocalStack, for there is no python3 on this machine"; [ "$${CI:-}" != true ]; }
 	@# One package at a time: each boots a Kubernetes and wants both cores.
 	FAIRWAY_BIN=$(CURDIR)/bin $(LOCALSTACK) go test -p 1 -timeout 20m ./e2e/...
@@ -53,6 +55,13 @@ test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
 	else \
 		echo "SKIPPED: the race detector, for there is no C compiler on this machine"; [ "$${CI:-}" != true ]; \
 	fi
+
+FUZZTIME ?= 5m
+
+.PHONY: fuzz
+fuzz: ## look for objects that upset the node proxy, longer than make test does; FUZZTIME=1h
+	go test ./controllers/nodeproxy -run '^$$' -fuzz FuzzDesired -fuzztime $(FUZZTIME)
+	go test ./controllers/nodeproxy -run '^$$' -fuzz FuzzKernel -fuzztime $(FUZZTIME)
 
 .PHONY: test-localstack
 test-localstack: build kubernetes ## test the AWS provider and a Service on LocalStack; FAIRWAY_LOCALSTACK_ENDPOINT=URL takes yours

@@ -10,10 +10,10 @@ import (
 )
 
 var (
-	testFunction = regexp.MustCompile(`(?m)^func (Test\w+)\(`)
+	testFunction = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
 	// namedTest is a test as a page names it: maybe with its package before and a
 	// part of it behind.
-	namedTest = regexp.MustCompile("`(?:\\w+\\.)?(Test[A-Z]\\w*)(?:/[^`]*)?`")
+	namedTest = regexp.MustCompile("`(?:\\w+\\.)?((?:Test|Fuzz)[A-Z]\\w*)(?:/[^`]*)?`")
 )
 
 // TestDocumentedTestsExist holds the pages that say which test shows what: they
