@@ -182,23 +182,7 @@ func (w *world) settleFlows(t *testing.T) {
 	})
 }
 
-// TestNodeAddresses starts without a Node: ClusterIPs need none, NodePorts come
-// and go with the addresses.
-func TestNodeAddresses(t *testing.T) {
-	w := newWorld(t)
-	w.start(t)
-	must(t, w.proxy.tracker.nodes.Replace(nil, ""))
-	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
-	w.checkOne(t, flow{"client", clusterIP, []string{"a"}, "node"}, 0, "tcp")
-	w.checkOne(t, flow{"client", atNode, []string{"refused"}, ""}, 0, "tcp") // by the node itself
-	w.update(t, newTestNode(addresses["node"][0]))
-	w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, 0, "tcp")
-	w.checkOne(t, flow{"client", atNode, []string{"refused"}, ""}, 1, "tcp")
-	w.update(t, newTestNode(addresses["node"][1]))
-	w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, 1, "tcp")
-	w.checkOne(t, flow{"client", atNode, []string{"refused"}, ""}, 0, "tcp")
-}
-
+// newTestNode is the Node of the node, with these addresses.
 func newTestNode(ips ...string) *corev1.Node {
 	n := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"}}
 	for _, ip := range ips {

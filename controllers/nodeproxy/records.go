@@ -1,6 +1,7 @@
 package nodeproxy
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"strings"
@@ -75,6 +76,19 @@ type node struct {
 	// from the health check and stop sending new connections
 	// (https://github.com/kubernetes/enhancements/issues/3836).
 	eligible bool
+}
+
+// after completes what a Node says by what was known of it before. One without an
+// address is new, or not itself: zone and addresses are to come. Ranges are
+// allotted later still, and never taken away.
+func (n node) after(known node) node {
+	if len(n.addresses) == 0 {
+		n.addresses, n.zone = known.addresses, cmp.Or(n.zone, known.zone)
+	}
+	if len(n.podCIDRs) == 0 {
+		n.podCIDRs = known.podCIDRs
+	}
+	return n
 }
 
 // toBeDeletedTaint is what the cluster autoscaler sets before it removes a node.

@@ -38,6 +38,7 @@ type tracker struct {
 	nodes    *store[*corev1.Node, node]
 	ranges   *store[*networkingv1.ServiceCIDR, []netip.Prefix]
 
+	known    node                           // what this node's Node said last, which holds also when it is gone
 	slicesOf map[string]map[string]struct{} // Service → its slices' keys
 	dirty    map[string]struct{}            // Services
 	signal   chan struct{}                  // there is something to take
@@ -74,7 +75,11 @@ func newTracker(nodeName string) *tracker {
 	t.nodes = &store[*corev1.Node, node]{
 		mu: &t.mu, wake: t.wake, records: make(map[string]node),
 		convert: func(n *corev1.Node) (node, bool) { return newNode(n), n.Name == nodeName },
-		changed: func(string, *node, *node) {},
+		changed: func(_ string, _, now *node) {
+			if now != nil {
+				t.known = now.after(t.known)
+			}
+		},
 	}
 	t.ranges = &store[*networkingv1.ServiceCIDR, []netip.Prefix]{
 		mu: &t.mu, wake: t.wake, records: make(map[string][]netip.Prefix),
@@ -131,15 +136,19 @@ func (t *tracker) synced() bool {
 	return t.services.synced && t.slices.synced && t.nodes.synced
 }
 
-// node returns the record of this node: the zero one, which has no address and
-// is not eligible, as long as there is no Node.
+// node returns what is known of this node: nothing before its first Node. Whether
+// it is eligible is what the Node says now; without one it is not. All else stays
+// until the Node says otherwise: who deletes it means that no new connections
+// should come, not that those on their way be refused.
 func (t *tracker) node() node {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	out := t.known
+	out.eligible = false
 	for _, n := range t.nodes.records {
-		return n
+		out.eligible = n.eligible
 	}
-	return node{}
+	return out
 }
 
 // serviceCIDRs returns where ClusterIPs come from, sorted; nothing where the API

@@ -330,6 +330,13 @@ func (w *world) start(t *testing.T) {
 // startWith runs a proxy that is told of its Node and these objects.
 func (w *world) startWith(t *testing.T, objects ...any) {
 	t.Helper()
+	w.startUntold(t)
+	w.replace(t, append(slices.Clone(objects), newTestNode(addr2("node")...))...)
+}
+
+// startUntold runs a proxy that is told nothing.
+func (w *world) startUntold(t *testing.T) {
+	t.Helper()
 	h := health.New(time.Minute, "IPv4", "IPv6")
 	c := Config{NodeName: "node", PodCIDRs: prefixes("10.244.0.0/16", "fd00:f4::/32"), IPv6: true, SharedTable: w.shared, Listen: w.hosts["node"].Listen}
 	if w.configure != nil {
@@ -349,7 +356,6 @@ func (w *world) startWith(t *testing.T, objects ...any) {
 		p.Close()
 	}
 	t.Cleanup(func() { w.stop() })
-	w.replace(t, append(slices.Clone(objects), newTestNode(addr2("node")...))...)
 }
 
 // run lets the proxy work until w.rest is called.
