@@ -48,6 +48,7 @@ type forwarding struct {
 	localReady      int
 	// loopback are the NodePorts to answer at the loopback address.
 	loopback map[uint16]loopbackPort
+	noLocal  noLocal
 }
 
 // desired decides where this node sends a Service's packets. It is pure: the
@@ -70,6 +71,7 @@ func desired(s service, endpoints []endpointSlice, v view) forwarding {
 	sources := s.sourcesOf(v)
 	for _, p := range s.ports {
 		pools := poolsOf(p, endpoints, v)
+		out.noLocal.count(s, pools)
 		out.service.LocalEndpoints = append(out.service.LocalEndpoints, pools.localAddrs()...)
 		add := func(policy nft.Policy, port uint16, addrs []netip.Addr, sources ...netip.Prefix) {
 			for _, a := range addrs {

@@ -123,7 +123,7 @@ func (p *plane) sync(ctx context.Context, now time.Time) error {
 		if exists && (p.gone || full && p.table.Fresh()) {
 			stale.addAttempts(wanted, p.gone)
 		}
-		p.report.lacksLocal(name, wanted.service)
+		p.report.lacksLocal(name, wanted.noLocal)
 		if exists {
 			p.known[name] = wanted
 		} else {

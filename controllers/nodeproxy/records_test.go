@@ -225,6 +225,49 @@ cluster-ip 10.96.0.1`,
 	}
 }
 
+// TestNoLocal counts the ports that kube-proxy counts.
+func TestNoLocal(t *testing.T) {
+	internal := func(s *corev1.Service) {
+		s.Spec.InternalTrafficPolicy = new(corev1.ServiceInternalTrafficPolicyLocal)
+	}
+	external := func(s *corev1.Service) {
+		s.Spec.Type, s.Spec.ExternalTrafficPolicy = corev1.ServiceTypeLoadBalancer, corev1.ServiceExternalTrafficPolicyLocal
+		s.Spec.ExternalIPs, s.Spec.Ports[0].NodePort = []string{"192.0.2.7", "192.0.2.8"}, 30080
+	}
+	// alike makes three ports of the slices and the Service, with one target port.
+	alike := func(s *corev1.Service) {
+		s.Spec.Ports = append(s.Spec.Ports, tcpPort("http", 81, 0), tcpPort("http", 82, 0))
+	}
+	for _, c := range []struct {
+		name   string
+		edits  []func(*corev1.Service)
+		slices []*discoveryv1.EndpointSlice
+		want   noLocal
+	}{
+		{"policies Cluster", nil, []*discoveryv1.EndpointSlice{testSlice(8080, "10.244.2.2")}, noLocal{}},
+		{"internal, at one address", []func(*corev1.Service){internal}, []*discoveryv1.EndpointSlice{testSlice(8080, "10.244.2.2")}, noLocal{internal: 1}},
+		{"external, at several", []func(*corev1.Service){external}, []*discoveryv1.EndpointSlice{testSlice(8080, "10.244.2.2")}, noLocal{external: 1}},
+		{"both", []func(*corev1.Service){internal, external}, []*discoveryv1.EndpointSlice{testSlice(8080, "10.244.2.2")}, noLocal{1, 1}},
+		{"ports with the same endpoints", []func(*corev1.Service){internal, external, alike}, []*discoveryv1.EndpointSlice{testSlice(8080, "10.244.2.2")}, noLocal{3, 3}},
+		{"external, without an address yet", []func(*corev1.Service){external, func(s *corev1.Service) {
+			s.Spec.ExternalIPs, s.Spec.Ports[0].NodePort = nil, 0
+		}}, []*discoveryv1.EndpointSlice{testSlice(8080, "10.244.2.2")}, noLocal{external: 1}},
+		{"a local endpoint", []func(*corev1.Service){internal, external, alike}, []*discoveryv1.EndpointSlice{testSlice(8080, "10.244.2.2", "10.244.1.2!")}, noLocal{}},
+		{"a local one that is terminating", []func(*corev1.Service){internal}, []*discoveryv1.EndpointSlice{testSlice(8080, "10.244.2.2", "10.244.1.2!~")}, noLocal{}},
+		{"none that is ready", []func(*corev1.Service){internal, external}, []*discoveryv1.EndpointSlice{testSlice(8080, "10.244.2.2-")}, noLocal{}},
+		{"no endpoints", []func(*corev1.Service){internal, external}, nil, noLocal{}},
+	} {
+		got, _ := decide(t, testService(func(s *corev1.Service) {
+			for _, edit := range c.edits {
+				edit(s)
+			}
+		}), false, c.slices...)
+		if got.noLocal != c.want {
+			t.Errorf("%s: %+v, want %+v", c.name, got.noLocal, c.want)
+		}
+	}
+}
+
 func TestServicesLeftOut(t *testing.T) {
 	for name, edit := range map[string]func(*corev1.Service){
 		"ExternalName":   func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName },

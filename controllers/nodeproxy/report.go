@@ -35,6 +35,20 @@ type report struct {
 // where there are none but some elsewhere.
 type noLocal struct{ internal, external int }
 
+// count counts one port of the Service, once for each policy, however many
+// addresses it is reached at.
+func (n *noLocal) count(s service, p pools) {
+	if len(p.cluster) == 0 || len(p.local) > 0 {
+		return
+	}
+	if s.internalLocal {
+		n.internal++
+	}
+	if s.externalLocal {
+		n.external++
+	}
+}
+
 func newReport(c Config, family health.Family) *report {
 	r := &report{metrics: c.Metrics, events: c.Events, node: c.NodeName, family: string(family), noLocal: make(map[string]noLocal)}
 	r.metrics.Families(r.family)
@@ -86,12 +100,9 @@ func (r *report) has(services, quarantined int) {
 	r.metrics.Quarantined.WithLabelValues(r.family).Set(float64(quarantined))
 }
 
-// lacksLocal notes what of a Service is in the kernel, nil when it is gone.
-func (r *report) lacksLocal(name string, s *nft.Service) {
-	var n noLocal
-	if s != nil {
-		n = countNoLocal(s)
-	}
+// lacksLocal notes what of a Service in the kernel lacks local endpoints, nothing
+// when it is gone.
+func (r *report) lacksLocal(name string, n noLocal) {
 	before := r.noLocal[name]
 	r.lacking.internal += n.internal - before.internal
 	r.lacking.external += n.external - before.external
@@ -100,33 +111,6 @@ func (r *report) lacksLocal(name string, s *nft.Service) {
 		return
 	}
 	r.noLocal[name] = n
-}
-
-// countNoLocal counts a port once, however many addresses it is reached at.
-func countNoLocal(s *nft.Service) (n noLocal) {
-	type port struct {
-		protocol nft.Protocol
-		endpoint string
-		internal bool
-	}
-	seen := make(map[port]bool)
-	for f, b := range s.Frontends {
-		internal := b.Policy == nft.InternalLocal
-		if !internal && b.Policy != nft.ExternalLocal || len(b.Local) > 0 || len(b.Cluster) == 0 {
-			continue
-		}
-		p := port{f.Protocol, b.Cluster[0].String(), internal}
-		if seen[p] {
-			continue
-		}
-		seen[p] = true
-		if internal {
-			n.internal++
-		} else {
-			n.external++
-		}
-	}
-	return n
 }
 
 // refused tells of a Service in quarantine.
