@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -83,6 +84,12 @@ func (o *options) complete(given *pflag.FlagSet) (notes []string, err error) {
 		if err := v.Value.Set(fmt.Sprint(o.Verbosity)); err != nil {
 			return nil, fmt.Errorf("setting the log level: %w", err)
 		}
+	} else if v.Changed {
+		level, err := strconv.ParseInt(v.Value.String(), 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("reading the log level: %w", err)
+		}
+		o.Verbosity = int32(level)
 	}
 	if o.NodeName, err = nodeName(o.NodeName); err != nil {
 		return nil, err

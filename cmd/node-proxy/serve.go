@@ -69,6 +69,7 @@ func (o *options) servers(h *health.Health, m *metrics.Metrics, p *nodeproxy.Pro
 		mux := http.NewServeMux()
 		mux.Handle("/", m.Handler())
 		mux.Handle(explain.QuarantinePath, explain.Quarantine(p.Refused))
+		mux.Handle(configzPath, configz(o.Config))
 		out = append(out, server{"metrics", o.MetricsBindAddress, mux, "FailedToStartMetricServer", bindRetry, listen})
 	}
 	return out
