@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +171,49 @@ func TestProbesAtLoadBalancerAddresses(t *testing.T) {
 		})
 	}
 	w.list(t)
+}
+
+// TestHealthCheckNodePortAddresses asks a healthCheckNodePort where kube-proxy
+// listens for it: at the addresses of NodePorts, loopback addresses among them.
+func TestHealthCheckNodePortAddresses(t *testing.T) {
+	localhost, alternative := prefixes("127.0.0.0/8", "::1/128"), prefixes("10.0.1.0/24", "fd00:a:1::/64")
+	for _, c := range []struct {
+		name                string
+		ranges              []netip.Prefix
+		primary             bool
+		node, alt, loopback bool // answered there
+	}{
+		{"primary", nil, false, true, false, false},
+		{"localhost", localhost, false, false, false, true},
+		{"primary and localhost", localhost, true, true, false, true},
+		{"all", prefixes("0.0.0.0/0", "::/0"), false, true, true, true},
+		{"one range", alternative, false, false, true, false},
+		{"one range and localhost", slices.Concat(alternative, localhost), false, false, true, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.addAlternative(t)
+			w.configure = func(config *Config) { config.NodePortAddresses, config.PrimaryNodePorts = c.ranges, c.primary }
+			w.start(t)
+			w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web", externalLocal, func(s *corev1.Service) { s.Spec.HealthCheckNodePort = 32000 }))...)
+			client := &http.Client{Transport: &http.Transport{DialContext: w.hosts["node"].DialContext, DisableKeepAlives: true}, Timeout: patience}
+			for family := range families {
+				for at, answered := range map[string]bool{
+					addr("node", family).String(): c.node, addr("node-alt", family).String(): c.alt, []string{"127.0.0.1", "::1"}[family]: c.loopback,
+				} {
+					got := "no answer"
+					resp, err := client.Get("http://" + net.JoinHostPort(at, "32000"))
+					if err == nil {
+						resp.Body.Close()
+						got = resp.Status
+					}
+					if want := map[bool]string{true: "200 OK", false: "no answer"}[answered]; got != want {
+						t.Errorf("at %s: %s (%v), want %s", at, got, err, want)
+					}
+				}
+			}
+		})
+	}
 }
 
 // TestLocalhostNodePortProxy asks at the node's loopback address.

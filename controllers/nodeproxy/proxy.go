@@ -274,7 +274,7 @@ func (p *Proxy) decide(ctx context.Context) {
 				plane.report.triggered = append(plane.report.triggered, t.at)
 			}
 		}
-		plane.checks.SetAddresses(view{ipv6: plane.ipv6}.own(around.nodePorts))
+		plane.checks.SetAddresses(view{ipv6: plane.ipv6}.own(around.checks))
 	}
 	for name, s := range c.services {
 		p.tell(ctx, name, s)
@@ -339,22 +339,20 @@ func (p *Proxy) sweep(ctx context.Context) {
 
 // lookAround returns what of the node decides about all Services.
 func (p *Proxy) lookAround(ctx context.Context, n node) surroundings {
-	out := surroundings{zone: n.zone, addresses: n.addresses, nodePorts: n.addresses}
+	out := surroundings{zone: n.zone, addresses: n.addresses, nodePorts: n.addresses, checks: n.addresses}
 	if p.interfaces == nil {
 		return out
 	}
-	addresses, err := p.interfaces.within(p.config.NodePortAddresses)
+	routed, loopback, err := p.interfaces.within(p.config.NodePortAddresses)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "NodePorts stay at the addresses known so far")
-		out.nodePorts = p.surroundings.nodePorts
+		out.nodePorts, out.checks = p.surroundings.nodePorts, p.surroundings.checks
 		return out
 	}
 	if p.config.PrimaryNodePorts {
-		addresses = append(addresses, n.addresses...)
-		slices.SortFunc(addresses, netip.Addr.Compare)
-		addresses = slices.Compact(addresses)
+		routed = sortedOnce(append(routed, n.addresses...))
 	}
-	out.nodePorts = addresses
+	out.nodePorts, out.checks = routed, slices.Concat(routed, loopback)
 	return out
 }
 

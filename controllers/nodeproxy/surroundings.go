@@ -56,8 +56,11 @@ type surroundings struct {
 	zone      string
 	addresses []netip.Addr // the Node's own
 	nodePorts []netip.Addr // where NodePorts are answered
+	checks    []netip.Addr // where healthCheckNodePorts are, in no particular order
 }
 
+// equal tells whether all Services look the same from both. The servers of health
+// checks follow their addresses by themselves.
 func (s surroundings) equal(o surroundings) bool {
 	return s.zone == o.zone && slices.Equal(s.addresses, o.addresses) && slices.Equal(s.nodePorts, o.nodePorts)
 }
@@ -88,31 +91,34 @@ func (i *interfaces) close() {
 	i.handle.Close()
 }
 
-// within returns this node's addresses in the ranges, sorted: of a family of
-// which there is no range, all. Loopback addresses are not among them, as no
-// packet from one may be forwarded to a Pod, nor those that mean nothing beyond
-// one link.
-func (i *interfaces) within(ranges []netip.Prefix) ([]netip.Addr, error) {
+// within returns this node's addresses in the ranges, each sorted: of a family of
+// which there is no range, all. Loopback addresses are apart, as no packet from one
+// may be forwarded to a Pod. Those that mean nothing beyond one link are left out.
+func (i *interfaces) within(ranges []netip.Prefix) (routed, loopback []netip.Addr, err error) {
 	all, err := i.handle.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
-		return nil, fmt.Errorf("listing the addresses of this node: %w", err)
+		return nil, nil, fmt.Errorf("listing the addresses of this node: %w", err)
 	}
-	var out []netip.Addr
 	for _, a := range all {
 		addr, _ := netip.AddrFromSlice(a.IP)
 		addr = addr.Unmap()
-		if addr.IsLoopback() || addr.IsLinkLocalUnicast() {
-			continue
-		}
 		named, in := false, false
 		for _, r := range ranges {
 			named = named || r.Addr().Is6() == addr.Is6()
 			in = in || r.Contains(addr)
 		}
-		if in || !named {
-			out = append(out, addr)
+		switch {
+		case named && !in, addr.IsLinkLocalUnicast():
+		case addr.IsLoopback():
+			loopback = append(loopback, addr)
+		default:
+			routed = append(routed, addr)
 		}
 	}
-	slices.SortFunc(out, netip.Addr.Compare)
-	return slices.Compact(out), nil
+	return sortedOnce(routed), sortedOnce(loopback), nil
+}
+
+func sortedOnce(addrs []netip.Addr) []netip.Addr {
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
 }
