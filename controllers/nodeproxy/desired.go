@@ -80,7 +80,7 @@ func desired(s service, endpoints []endpointSlice, v view) forwarding {
 					continue
 				}
 				b := pools.backends(policy)
-				b.Affinity, b.Sources = s.affinity, sources
+				b.Affinity, b.ServicePort, b.Sources = s.affinity, p.port, sources
 				out.service.Frontends[f] = b
 				if p.protocol == nft.UDP {
 					out.serving[f] = pools.serving

@@ -10,22 +10,24 @@ import (
 )
 
 // Session affinity remembers, in one map for all Services, the slot number that
-// a client was given: (source, address, protocol, port) → slot. So a slot must
-// mean the same endpoint as long as that endpoint is usable, and nothing that is
-// done to the pool may move it. When its endpoint goes, the slot becomes a hole,
-// the client's next connection finds nothing there and draws anew: there is
-// nothing to purge.
+// a client was given: (source, number of the Service port) → slot. All frontends
+// of a Service port have the same slots, so what holds at one address holds at
+// the others. A slot must mean the same endpoint as long as that endpoint is
+// usable, and nothing that is done to the pool may move it. When its endpoint
+// goes, the slot becomes a hole, the client's next connection finds nothing there
+// and draws anew: there is nothing to purge.
 //
-// Which slots a client draws follows from its address, so that the other
-// addresses of a Service start it at the same endpoint.
+// Which slots a client draws follows from its address, so that two ports of a
+// Service, and mostly two nodes, start it at the same endpoint.
 
 // spareSlot is, in a pool with affinity, the slot of last resort: the endpoint of
 // another slot once more. It takes the place of slot 0 in pools without, where
 // endpoints may move.
 const spareSlot = localSlot - 1
 
-// affinitySeeds are those of the hashes for the draws; any will do.
-var affinitySeeds = [draws]uint32{0x5eed0001, 0x5eed0002, 0x5eed0003, 0x5eed0004}
+// affinitySeeds are those of the hashes for the draws; any will do. The first is
+// in vain for a client whose endpoint went.
+var affinitySeeds = [draws + 1]uint32{0x5eed0001, 0x5eed0002, 0x5eed0003, 0x5eed0004, 0x5eed0005}
 
 // pool is the slots of a frontend's endpoints. Without affinity, sticky is nil.
 type pool struct {
@@ -86,24 +88,24 @@ var (
 	localPool   = poolOf{func(f frontend) pool { return f.local }, func(b Backends) []netip.AddrPort { return b.Local }}
 )
 
-// begun returns the pool that a frontend's next one is made from: its own or, if
-// that remembers no clients yet, the one of another address of the same Service
-// with the same endpoints. From then on both change alike, so that a new client
-// draws the same endpoint at either.
-func (tx *transaction) begun(name string, f Frontend, s *Service, which poolOf) pool {
+// begun returns the pool that a frontend's next one is made from: with affinity,
+// that of the first frontend of the same Service port that remembers clients, so
+// that all of them have the same one, whichever changes first.
+func (tx *transaction) begun(f Frontend, s *Service, port uint32, which poolOf) pool {
 	own := which.has(tx.state.frontends[f])
-	want := s.Frontends[f]
-	if want.Affinity == 0 || own.sticky != nil {
+	if port == 0 {
 		return own
 	}
-	var like Frontend
+	var first Frontend
 	var found pool
 	for other, b := range s.Frontends {
+		if other.Protocol != f.Protocol || b.ServicePort != s.Frontends[f].ServicePort {
+			continue
+		}
 		have := tx.state.frontends[other]
 		p := which.has(have)
-		if have.owner == name && p.sticky != nil && other.Protocol == f.Protocol && slices.Equal(which.want(b), which.want(want)) &&
-			(found.sticky == nil || other.compare(like) < 0) {
-			like, found = other, pool{slots: p.slots[:p.sticky.draws], sticky: p.sticky}
+		if have.port == port && p.sticky != nil && (found.sticky == nil || other.compare(first) < 0) {
+			first, found = other, p
 		}
 	}
 	if found.sticky == nil {
@@ -176,81 +178,68 @@ func (s slots) take(want []netip.AddrPort, n int) (slots, bool) {
 // the first time, remember where. Only where the map takes no more do packets
 // come past them, which is counted.
 //
-// The slot number is handed from one expression to the next in the packet's
-// priority: nft cannot list a lookup of what another lookup found. The packet's
-// mark would be the other place, but other programs route by it; the priority, of
-// this first packet of a connection only, at most chooses a queue.
+// The number of the Service port and then that of the slot are handed from one
+// expression to the next in the packet's priority: nft cannot list a lookup of
+// what another lookup found. The packet's mark would be the other place, but
+// other programs route by it; the priority, of this first packet of a connection
+// only, at most chooses a queue.
 func (r rules) stick(p pick, first int) [][]expr.Any {
 	timeout := time.Duration(p.affinity) * time.Second
-	out := [][]expr.Any{r.join(
-		r.recall(),
-		r.inPool(p.local),
-		r.remember(unix.NFT_DYNSET_OP_UPDATE, timeout),
-		r.translateTo(),
-	)}
-	learn := func(draw []expr.Any) {
-		out = append(out, r.join(
-			r.remember(dynsetDelete, 0),
-			draw, r.setPriority(),
-			r.remember(unix.NFT_DYNSET_OP_UPDATE, timeout),
-			r.translateTo(),
-		))
+	var out [][]expr.Any
+	for i, seed := range affinitySeeds {
+		draw := &expr.Hash{SourceRegister: reg1, DestRegister: r.after(1), Length: r.addrSize(), Modulus: uint32(p.slots), Offset: uint32(first), Seed: seed, Type: expr.HashTypeJenkins}
+		out = append(out, r.join(r.number(p.local), r.forget(i > 0), r.remember(draw, timeout), r.recall(), r.translateTo()))
 	}
-	for _, seed := range affinitySeeds {
-		learn([]expr.Any{
-			r.loadAddr(offSrc, reg1),
-			&expr.Hash{SourceRegister: reg1, DestRegister: reg1, Length: r.addrSize(), Modulus: uint32(p.slots), Offset: uint32(first), Seed: seed, Type: expr.HashTypeJenkins},
-		})
-	}
-	learn([]expr.Any{&expr.Immediate{Register: reg1, Data: native32(uint32(first + spareSlot))}})
-	return append(out, []expr.Any{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: counterAffinityFull}})
+	spare := &expr.Immediate{Register: r.after(1), Data: native32(uint32(first + spareSlot))}
+	return append(out, r.join(r.number(p.local), r.forget(true), r.remember(spare, timeout), r.recall(), r.translateTo()),
+		[]expr.Any{&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: counterAffinityFull}})
 }
 
 // dynsetDelete is NFT_DYNSET_OP_DELETE of linux/netfilter/nf_tables.h (Linux 5.4).
 const dynsetDelete = 2
 
-// loadClient puts source and frontend into the registers, as the keys of the
-// affinity map are laid out, and returns the register behind.
-func (r rules) loadClient() ([]expr.Any, uint32) {
-	words := r.addrSize() / 4
-	return []expr.Any{
-		r.loadAddr(offSrc, reg1),
-		r.loadAddr(offDst, reg32+words),
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg32 + 2*words},
-		&expr.Payload{DestRegister: reg32 + 2*words + 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-	}, reg32 + 2*words + 2
+// number sets the priority to the number of the Service port: clients are
+// remembered for each of its two pools, as one may use both.
+func (r rules) number(local bool) []expr.Any {
+	out := r.join(r.loadFrontend(),
+		[]expr.Any{&expr.Lookup{SourceRegister: reg1, DestRegister: reg1, IsDestRegSet: true, SetName: mapServicePorts}},
+		r.setPriority())
+	if local {
+		out = append(out,
+			&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg1},
+			&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: native32(^uint32(localSlot)), Xor: native32(localSlot)})
+		out = append(out, r.setPriority()...)
+	}
+	return out
 }
 
-// recall sets the priority to the slot the client was given, if it was.
+// loadClient puts source and priority into the registers, as the keys of the
+// affinity map are laid out.
+func (r rules) loadClient() []expr.Any {
+	return []expr.Any{r.loadAddr(offSrc, reg1), &expr.Meta{Key: expr.MetaKeyPRIORITY, Register: r.after(0)}}
+}
+
+// forget removes what is remembered of the client. The kernel wants a value there
+// too, whatever it is.
+func (r rules) forget(yes bool) []expr.Any {
+	if !yes {
+		return nil
+	}
+	return append(r.loadClient(), &expr.Dynset{SrcRegKey: reg1, SrcRegData: r.after(0), SetName: mapAffinity, Operation: dynsetDelete})
+}
+
+// remember keeps the slot that an expression puts behind the client. Of a client
+// that is known it only starts the timeout anew.
+func (r rules) remember(slot expr.Any, timeout time.Duration) []expr.Any {
+	return append(r.loadClient(), slot,
+		&expr.Dynset{SrcRegKey: reg1, SrcRegData: r.after(1), SetName: mapAffinity, Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: timeout})
+}
+
+// recall sets the priority to the slot that is remembered.
 func (r rules) recall() []expr.Any {
-	load, _ := r.loadClient()
-	return r.join(load,
+	return r.join(r.loadClient(),
 		[]expr.Any{&expr.Lookup{SourceRegister: reg1, DestRegister: reg1, IsDestRegSet: true, SetName: mapAffinity}},
 		r.setPriority())
-}
-
-// inPool matches slots of the pool: a client may have been given one of the other
-// when the Service had another policy.
-func (r rules) inPool(local bool) []expr.Any {
-	want := expr.CmpOpEq
-	if local {
-		want = expr.CmpOpNeq
-	}
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: reg1},
-		&expr.Bitwise{SourceRegister: reg1, DestRegister: reg1, Len: 4, Mask: native32(localSlot), Xor: native32(0)},
-		&expr.Cmp{Op: want, Register: reg1, Data: native32(0)},
-	}
-}
-
-// remember keeps the priority as the client's slot, or forgets the client. Of a
-// client that is known it only starts the timeout anew.
-func (r rules) remember(operation uint32, timeout time.Duration) []expr.Any {
-	load, data := r.loadClient()
-	return r.join(load, []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyPRIORITY, Register: data},
-		&expr.Dynset{SrcRegKey: reg1, SrcRegData: data, SetName: mapAffinity, Operation: operation, Timeout: timeout},
-	})
 }
 
 func (r rules) setPriority() []expr.Any {

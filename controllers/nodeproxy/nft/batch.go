@@ -273,6 +273,11 @@ func appendEndpoint(p []byte, e netip.AddrPort) []byte {
 	return appendPort(appendAddr(p, e.Addr()), e.Port())
 }
 
+// appendClient appends a key of the affinity map, the counterpart of cutClient.
+func appendClient(p []byte, source netip.Addr, port uint32) []byte {
+	return append(appendAddr(p, source), native32(port)...)
+}
+
 func appendAddr(p []byte, a netip.Addr) []byte {
 	if a.Is4() {
 		four := a.As4()

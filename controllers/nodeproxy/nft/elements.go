@@ -133,6 +133,17 @@ func (r rules) cutFrontend(key []byte) (Frontend, []byte) {
 	return Frontend{Addr: a, Protocol: Protocol(rest[0]), Port: binary.BigEndian.Uint16(rest[4:])}, rest[8:]
 }
 
+// cutClient reads a key of the affinity map: the source, the number of the Service
+// port, and which of its pools.
+func (r rules) cutClient(key []byte) (source netip.Addr, port uint32, local bool) {
+	source, rest := r.cutAddr(key)
+	if len(rest) != 4 {
+		return netip.Addr{}, 0, false
+	}
+	n := nativeU32(rest)
+	return source, n &^ localSlot, n&localSlot != 0
+}
+
 func (r rules) cutEndpoint(data []byte) netip.AddrPort {
 	a, rest := r.cutAddr(data)
 	if len(rest) < 2 {

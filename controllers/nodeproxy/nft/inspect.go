@@ -235,25 +235,31 @@ func (in inspector) slot(f Frontend, s Slot) (Slot, bool, error) {
 
 // clients reads the affinity of a frontend's clients, or of one.
 func (in inspector) clients(f Frontend, only netip.Addr) ([]Client, error) {
+	found, number, err := in.element(mapServicePorts, appendFrontend(nil, f))
+	if err != nil || !found || len(number.data) != 4 {
+		return nil, err
+	}
 	var elements []element
-	var err error
 	if only.IsValid() {
-		found, e, err := in.element(mapAffinity, appendFrontend(appendAddr(nil, only), f))
-		if err != nil || !found {
-			return nil, err
+		for _, pool := range []uint32{0, localSlot} {
+			found, e, err := in.element(mapAffinity, appendClient(nil, only, nativeU32(number.data)|pool))
+			if err != nil {
+				return nil, err
+			}
+			if found {
+				elements = append(elements, e)
+			}
 		}
-		elements = append(elements, e)
 	} else if elements, err = in.elements(TableName, mapAffinity); err != nil {
 		return nil, err
 	}
 	var out []Client
 	for _, e := range elements {
-		source, rest := in.rules.cutAddr(e.key)
-		if to, _ := in.rules.cutFrontend(rest); to != f || len(e.data) != 4 {
+		source, port, local := in.rules.cutClient(e.key)
+		if port != nativeU32(number.data) || len(e.data) != 4 {
 			continue
 		}
-		n := nativeU32(e.data)
-		c := Client{Source: source, Local: n >= localSlot, Slot: int(n % localSlot), Expires: e.expires}
+		c := Client{Source: source, Local: local, Slot: int(nativeU32(e.data) % localSlot), Expires: e.expires}
 		c.Spare = c.Slot == spareSlot
 		out = append(out, c)
 	}

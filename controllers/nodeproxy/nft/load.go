@@ -191,7 +191,7 @@ func (t *Table) replace(found *survey, services map[string]*Service) (map[string
 // client is what session affinity knows about one source.
 type client struct {
 	source           netip.Addr
-	frontend         Frontend
+	frontends        []Frontend // of the Service port
 	endpoint         netip.AddrPort
 	local            bool // of the local pool
 	timeout, expires time.Duration
@@ -202,11 +202,15 @@ type client struct {
 func (t *Table) clients(found *survey) []client {
 	for _, s := range t.layout.sets() {
 		have := found.sets[s.name]
-		if (s.name == mapAffinity || s.name == mapEndpoints) && (have.keySize != s.keySize || have.dataSize != s.dataSize) {
+		if slices.Contains([]string{mapServicePorts, mapAffinity, mapEndpoints}, s.name) && (have.keySize != s.keySize || have.dataSize != s.dataSize) {
 			return nil
 		}
 	}
 	endpoints, err := t.elements(TableName, mapEndpoints)
+	if err != nil {
+		return nil
+	}
+	ports, err := t.elements(TableName, mapServicePorts)
 	if err != nil {
 		return nil
 	}
@@ -225,39 +229,69 @@ func (t *Table) clients(found *survey) []client {
 			at[slot{f, number}] = r.cutEndpoint(e.data)
 		}
 	}
+	frontends := make(map[uint32][]Frontend)
+	for _, e := range ports {
+		if f, _ := r.cutFrontend(e.key); len(e.data) == 4 {
+			frontends[nativeU32(e.data)] = append(frontends[nativeU32(e.data)], f)
+		}
+	}
 	var out []client
 	for _, e := range affinity {
-		source, rest := r.cutAddr(e.key)
-		f, _ := r.cutFrontend(rest)
+		source, port, local := r.cutClient(e.key)
 		if len(e.data) != 4 || e.timeout == 0 || e.expires == 0 {
 			continue
 		}
-		number := nativeU32(e.data)
-		if endpoint, ok := at[slot{f, number}]; ok {
-			out = append(out, client{source, f, endpoint, number >= localSlot, e.timeout, e.expires})
+		for _, f := range frontends[port] { // one may have only one of the pools
+			if endpoint, ok := at[slot{f, nativeU32(e.data)}]; ok {
+				out = append(out, client{source, frontends[port], endpoint, local, e.timeout, e.expires})
+				break
+			}
 		}
 	}
 	return out
 }
 
-// remind writes what is known about clients into a table that has the frontends.
-func (tx *transaction) remind(clients []client) {
+// memory is an element of the affinity map.
+type memory struct {
+	key []byte
+	value
+}
+
+// memories returns what is known about clients as a table with the state has it.
+func (s *state) memories(clients []client) []memory {
+	var out []memory
+	known := make(map[string]bool)
 	for _, c := range clients {
-		f := tx.state.frontends[c.frontend]
-		p, first := f.cluster, 0
-		if c.local {
-			p, first = f.local, localSlot
+		for _, at := range c.frontends {
+			f := s.frontends[at]
+			p, first := f.cluster, uint32(0)
+			if c.local {
+				p, first = f.local, localSlot
+			}
+			i := slices.Index(p.slots, c.endpoint)
+			if i < 0 || f.port == 0 {
+				continue
+			}
+			if key := appendClient(nil, c.source, f.port|first); !known[string(key)] {
+				known[string(key)] = true
+				out = append(out, memory{key, value{data: native32(first + uint32(i)), timeout: c.timeout, expires: c.expires}})
+			}
+			break
 		}
-		if i := slices.Index(p.slots, c.endpoint); i >= 0 && p.sticky != nil {
-			key := appendFrontend(appendAddr(tx.key[:0], c.source), c.frontend)
-			tx.insert("", mapAffinity, key, value{data: native32(uint32(first + i)), timeout: c.timeout, expires: c.expires})
-		}
+	}
+	return out
+}
+
+// remind writes what is known about clients.
+func (tx *transaction) remind(memories []memory) {
+	for _, m := range memories {
+		tx.insert("", mapAffinity, m.key, m.value)
 	}
 }
 
 // remind is the same in transactions that any socket takes.
-func (w writer) remind(clients []client) error {
-	for some := range slices.Chunk(clients, 500) {
+func (w writer) remind(memories []memory) error {
+	for some := range slices.Chunk(memories, 500) {
 		tx := newTransaction(w.state, w.layout.rules, w.name)
 		tx.remind(some)
 		if err := w.commit(tx.batch); err != nil {

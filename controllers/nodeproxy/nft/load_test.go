@@ -316,13 +316,13 @@ func TestAffinityCarriedOver(t *testing.T) {
 					b.Affinity = 1000
 					services[name].Frontends[f] = b
 					known = append(known, client{
-						source: netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), frontend: f, endpoint: b.Cluster[i%3],
+						source: netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), frontends: []Frontend{f}, endpoint: b.Cluster[i%3],
 						timeout: 1000 * time.Second, expires: 900 * time.Second,
 					})
 				}
 			}
 			mustLoad(t, table, services)
-			if err := table.writer().remind(known); err != nil {
+			if err := table.writer().remind(table.known.memories(known)); err != nil {
 				t.Fatal(err)
 			}
 			// Endpoints come and go meanwhile, and another layout has other slots.

@@ -60,13 +60,17 @@ type Backends struct {
 	// endpoint is usable and the client was not away for so many seconds.
 	// 0 is no affinity.
 	Affinity uint32
+	// ServicePort is the port of the Service that this is an address of, by the
+	// number it has there: what affinity remembers of a client holds at all
+	// frontends of the Service with the same protocol and ServicePort.
+	ServicePort uint16
 	// Sources are whose packets are taken; others are dropped before anything
 	// else is decided about them. None means everybody's. External policies only.
 	Sources []netip.Prefix
 }
 
 func (b Backends) equal(o Backends) bool {
-	return b.Policy == o.Policy && b.Affinity == o.Affinity &&
+	return b.Policy == o.Policy && b.Affinity == o.Affinity && b.ServicePort == o.ServicePort &&
 		slices.Equal(b.Cluster, o.Cluster) && slices.Equal(b.Local, o.Local) && slices.Equal(b.Sources, o.Sources)
 }
 

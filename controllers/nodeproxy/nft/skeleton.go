@@ -19,13 +19,14 @@ const (
 
 // layoutVersion changes whenever what is in the table changes its meaning. A
 // table of another version is not taken over but replaced.
-const layoutVersion = 2
+const layoutVersion = 3
 
 // Maps and sets; their number never changes.
 const (
 	mapServices     = "services"      // address . protocol . port        → verdict
 	mapEndpoints    = "endpoints"     // address . protocol . port . slot → address . port
-	mapAffinity     = "affinity"      // source . address . protocol . port → slot
+	mapServicePorts = "service-ports" // address . protocol . port        → number of the Service port, of frontends with affinity
+	mapAffinity     = "affinity"      // source . number of the Service port → slot
 	setSources      = "sources"       // address . protocol . port . source, of frontends that take some sources only
 	setClusterIPs   = "cluster-ips"   // addresses of which we answer for every port
 	setServiceCIDRs = "service-cidrs" // where ClusterIPs come from
@@ -88,8 +89,10 @@ func (l *layout) sets() []set {
 			keyType: frontend<<typeBits | typeInteger, keySize: size + 12,
 			dataType: concat(addrType, typePort), dataSize: size + 4,
 			userdata: slotTypes(l.rules.family)},
+		{name: mapServicePorts, flags: unix.NFT_SET_MAP, keyType: frontend, keySize: size + 8,
+			dataType: typeClass, dataSize: 4, userdata: servicePortTypes(l.rules.family)},
 		{name: mapAffinity, flags: unix.NFT_SET_MAP | unix.NFT_SET_TIMEOUT | unix.NFT_SET_EVAL,
-			keyType: concat(addrType, addrType, typeProtocol, typePort), keySize: 2*size + 8,
+			keyType: concat(addrType, typeClass), keySize: size + 4,
 			dataType: typeClass, dataSize: 4, size: l.affinitySize,
 			userdata: affinityTypes(l.rules.family)},
 		{name: setSources, flags: unix.NFT_SET_INTERVAL | setConcat,

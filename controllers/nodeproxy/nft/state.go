@@ -17,6 +17,9 @@ type state struct {
 	members map[member]int
 	ranges  map[string][]netip.Prefix // of interval sets: disjoint, sorted
 	chains  map[string]chain
+	// ports are the numbers of Service ports with affinity, numbers whose they are.
+	ports   map[servicePort]uint32
+	numbers map[uint32]portUse
 	hooked  bool // the base chains are there
 }
 
@@ -27,6 +30,7 @@ type frontend struct {
 	backends       Backends
 	target         string
 	cluster, local pool
+	port           uint32         // the number of the Service port, 0 without affinity
 	sources        []netip.Prefix // disjoint, sorted
 }
 
@@ -49,6 +53,8 @@ func newState() state {
 		members:   make(map[member]int),
 		ranges:    make(map[string][]netip.Prefix),
 		chains:    make(map[string]chain),
+		ports:     make(map[servicePort]uint32),
+		numbers:   make(map[uint32]portUse),
 	}
 }
 

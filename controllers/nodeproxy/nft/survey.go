@@ -134,7 +134,7 @@ func (t *Table) read(s *survey) (state, error) {
 	if err := t.readFrontends(&found); err != nil {
 		return found, err
 	}
-	return found, errFirst(t.readMembers(&found), t.readRanges(&found))
+	return found, errFirst(t.readPorts(&found), t.readMembers(&found), t.readRanges(&found))
 }
 
 func needs(s chainSpec) []string {
@@ -202,6 +202,25 @@ func (t *Table) readFrontends(found *state) error {
 		}
 		have.sources = disjoint(append(have.sources, p))
 		found.frontends[f] = have
+	}
+	return nil
+}
+
+// readPorts reads which Service ports frontends with affinity belong to.
+func (t *Table) readPorts(found *state) error {
+	ports, err := t.elements(TableName, mapServicePorts)
+	if err != nil {
+		return err
+	}
+	for _, e := range ports {
+		f, _ := t.layout.rules.cutFrontend(e.key)
+		have, ok := found.frontends[f]
+		if !ok || len(e.data) != 4 || nativeU32(e.data)-1 >= maxPort {
+			return fmt.Errorf("the number of a Service port at %v, which is no frontend, or it is no number", f)
+		}
+		have.port = nativeU32(e.data)
+		found.frontends[f] = have
+		found.found(have.port, have.owner, f.Protocol)
 	}
 	return nil
 }

@@ -117,6 +117,7 @@ func (tx *transaction) release(f Frontend) {
 	tx.fill(have.owner, f, 0, have.cluster, pool{})
 	tx.fill(have.owner, f, localSlot, have.local, pool{})
 	tx.sources(have.owner, f, have.sources, nil)
+	tx.port(have.owner, f, servicePort{}, have.port, 0)
 	tx.useChain(have.target, -1)
 	put(tx, tx.state.frontends, f, frontend{}, false)
 }
@@ -171,17 +172,21 @@ func (tx *transaction) program(name string, f Frontend, s *Service) error {
 		return nil
 	}
 	next := frontend{owner: name, backends: want, sources: disjoint(want.Sources)}
-	affinity := want.Affinity > 0
+	affinity, port := want.Affinity > 0, servicePort{name, f.Protocol, want.ServicePort}
+	if affinity {
+		next.port = tx.state.number(port)
+	}
 	if want.Policy != InternalLocal {
-		next.cluster = tx.begun(name, f, s, clusterPool).update(want.Cluster, affinity)
+		next.cluster = tx.begun(f, s, next.port, clusterPool).update(want.Cluster, affinity)
 	}
 	if want.Policy == InternalLocal || want.Policy == ExternalLocal {
-		next.local = tx.begun(name, f, s, localPool).update(want.Local, affinity)
+		next.local = tx.begun(f, s, next.port, localPool).update(want.Local, affinity)
 	}
 	next.target = newClass(want, next.cluster, next.local).target()
 	tx.fill(name, f, 0, old.cluster, next.cluster)
 	tx.fill(name, f, localSlot, old.local, next.local)
 	tx.sources(name, f, old.sources, next.sources)
+	tx.port(name, f, port, old.port, next.port)
 	put(tx, tx.state.frontends, f, next, true)
 	if exists && old.target == next.target && comment(old.owner) == comment(name) {
 		return nil

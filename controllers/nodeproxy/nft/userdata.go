@@ -54,13 +54,22 @@ func slotTypes(family byte) []byte {
 	)
 }
 
-// affinityTypes declares the affinity map: typeof ip saddr . ip daddr . meta
+// servicePortTypes declares the map of Service ports: typeof ip daddr . meta
 // l4proto . th dport : meta priority.
+func servicePortTypes(family byte) []byte {
+	return udJoin(
+		udNumber(udKeyByteOrder, 0), udNumber(udDataByteOrder, byteOrderHost),
+		udRecord(udKeyTypeof, udConcat(udAddress(family, false), udMeta(unix.NFT_META_L4PROTO), udPayload(protocolTransport, fieldPort))),
+		udRecord(udDataTypeof, udMeta(unix.NFT_META_PRIORITY)),
+	)
+}
+
+// affinityTypes declares the affinity map: typeof ip saddr . meta priority : meta
+// priority.
 func affinityTypes(family byte) []byte {
 	return udJoin(
 		udNumber(udKeyByteOrder, 0), udNumber(udDataByteOrder, byteOrderHost),
-		udRecord(udKeyTypeof, udConcat(udAddress(family, true), udAddress(family, false),
-			udMeta(unix.NFT_META_L4PROTO), udPayload(protocolTransport, fieldPort))),
+		udRecord(udKeyTypeof, udConcat(udAddress(family, true), udMeta(unix.NFT_META_PRIORITY))),
 		udRecord(udDataTypeof, udMeta(unix.NFT_META_PRIORITY)),
 	)
 }

@@ -126,7 +126,7 @@ func (w writer) createAtOnce(services map[string]*Service, clients []client) err
 	if err := tx.update(slices.Sorted(maps.Keys(services)), services); err != nil {
 		return err
 	}
-	tx.remind(clients)
+	tx.remind(w.state.memories(clients))
 	if err := w.layout.createHooks(tx.batch); err != nil {
 		return err
 	}
@@ -154,7 +154,7 @@ func (w writer) createInPieces(services map[string]*Service, clients []client) (
 	if err := w.apply(slices.Sorted(maps.Keys(services)), services, rejected); err != nil {
 		return nil, err
 	}
-	if err := w.remind(clients); err != nil {
+	if err := w.remind(w.state.memories(clients)); err != nil {
 		return nil, err
 	}
 	return rejected, w.hookUp()
