@@ -38,6 +38,7 @@ type plane struct {
 	rangesPending bool       // the kernel may have others
 
 	quarantine map[string]quarantined
+	waiting    map[string][]nft.Frontend // of each Service that waits, what was logged
 	report     *report
 }
 
@@ -59,6 +60,7 @@ func newPlane(c nft.Config, ct *conntrack, checks *health.NodePorts) (*plane, er
 		known:      make(map[string]forwarding),
 		pending:    make(map[string]struct{}),
 		quarantine: make(map[string]quarantined),
+		waiting:    make(map[string][]nft.Frontend),
 	}, nil
 }
 
@@ -184,12 +186,22 @@ func (p *plane) lost(ctx context.Context) {
 	p.loaded, p.gone = false, true
 }
 
-// tellWaiting logs when a Service does not get an address and port because
-// another has it. Only load balancer and external addresses can be that.
+// tellWaiting logs, once for each change of that, which addresses and ports a
+// Service does not get because another has them. Only load balancer and external
+// addresses can be that. The answers to probes are the same whoever has them.
 func (p *plane) tellWaiting(ctx context.Context, name string) {
-	if waiting := p.table.Waiting(name); len(waiting) > 0 {
-		klog.FromContext(ctx).Info("Another Service has an address and port of a Service", "service", name, "frontends", waiting)
+	waiting := slices.DeleteFunc(p.table.Waiting(name), func(f nft.Frontend) bool {
+		return p.wanted[name].service.Frontends[f].Policy == nft.Direct
+	})
+	if len(waiting) == 0 {
+		delete(p.waiting, name)
+		return
 	}
+	if slices.Equal(p.waiting[name], waiting) {
+		return
+	}
+	p.waiting[name] = waiting
+	klog.FromContext(ctx).Info("Another Service has an address and port of a Service", "service", name, "frontends", waiting)
 }
 
 // verify looks whether the table is still the one that was written.
