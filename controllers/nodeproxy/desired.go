@@ -14,6 +14,8 @@ type view struct {
 	zone string // of this node, empty if unknown
 	// nodeAddresses are the Node's own.
 	nodeAddresses []netip.Addr
+	// named are all addresses that the Node's status has.
+	named []netip.Addr
 	// nodePortAddresses are the addresses at which this node answers NodePorts.
 	nodePortAddresses []netip.Addr
 	// healthPort is where this node tells load balancers whether to send it
@@ -91,6 +93,10 @@ func desired(s service, endpoints []endpointSlice, v view) forwarding {
 		add(external, p.port, s.externalIPs)
 		add(external, p.port, s.loadBalancerIPs, sources...)
 		add(external, p.nodePort, v.nodePortAddresses)
+		if v.loopback && p.nodePort != 0 && p.protocol != nft.TCP {
+			f := nft.Frontend{Addr: loopbackAddress(v.ipv6), Protocol: p.protocol, Port: p.nodePort}
+			out.service.Frontends[f] = nft.Backends{Policy: nft.External} // no endpoint: refused
+		}
 		if v.loopback && p.nodePort != 0 && p.protocol == nft.TCP {
 			if out.loopback == nil {
 				out.loopback = make(map[uint16]loopbackPort)

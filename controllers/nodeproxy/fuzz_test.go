@@ -15,6 +15,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
 
 // What is fuzzed here is made of bytes by choices: one byte each as long as there
@@ -127,6 +129,9 @@ func handOver(t *testing.T, tr *tracker, object any, remove bool) {
 func expectSound(t *testing.T, name string, f forwarding, v view) {
 	t.Helper()
 	for at, b := range f.service.Frontends {
+		if v.loopback && at.Addr == loopbackAddress(v.ipv6) && at.Protocol != nft.TCP && len(b.Cluster) == 0 {
+			continue // refused there
+		}
 		if at.Addr.Is6() != v.ipv6 || at.Port == 0 || at.Addr.IsLoopback() || at.Addr.IsMulticast() || at.Addr.IsUnspecified() || at.Addr.Zone() != "" {
 			t.Errorf("%s is answered at %v", name, at)
 		}

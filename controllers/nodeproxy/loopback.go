@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/klog/v2"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/listeners"
@@ -21,12 +22,15 @@ import (
 // loopback answers NodePorts at the node's loopback address, over TCP: it accepts
 // connections and makes others to endpoints. The kernel would have to be told to
 // route loopback addresses to Pods, which lets whoever is on the same link reach
-// what listens at 127.0.0.1; IPv6 has no such setting. UDP and SCTP are refused.
+// what listens at 127.0.0.1; IPv6 has no such setting. UDP and SCTP are refused, by
+// the table, also where a program of the node's listens.
 // (https://github.com/kubernetes/enhancements/issues/6032)
 type loopback struct {
 	address   netip.Addr
 	dial      Dial
 	listeners *listeners.Set
+	open      prometheus.Gauge   // listeners
+	failed    prometheus.Counter // attempts to listen
 
 	mu       sync.Mutex
 	services map[string]map[uint16]loopbackPort
@@ -50,14 +54,25 @@ func (p loopbackPort) equal(o loopbackPort) bool {
 }
 
 // newLoopback returns one that answers at no port yet.
-func newLoopback(ipv6 bool, listen listeners.Listen, dial Dial) *loopback {
-	address := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+func newLoopback(ipv6 bool, c Config) *loopback {
+	family := "IPv4"
 	if ipv6 {
-		address = netip.IPv6Loopback()
+		family = "IPv6"
 	}
-	l := &loopback{address: address, dial: dial, services: make(map[string]map[uint16]loopbackPort), servers: make(map[uint16]*loopbackServer)}
-	l.listeners = listeners.New(listen, l.serve)
+	l := &loopback{
+		address: loopbackAddress(ipv6), dial: c.dial(),
+		services: make(map[string]map[uint16]loopbackPort), servers: make(map[uint16]*loopbackServer),
+		open: c.Metrics.LoopbackListeners.WithLabelValues(family), failed: c.Metrics.LoopbackFailures.WithLabelValues(family),
+	}
+	l.listeners = listeners.New(c.listen(), l.serve)
 	return l
+}
+
+func loopbackAddress(ipv6 bool) netip.Addr {
+	if ipv6 {
+		return netip.IPv6Loopback()
+	}
+	return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 }
 
 // set tells a Service's NodePorts, none when it is gone. A nil loopback does
@@ -94,8 +109,10 @@ func (l *loopback) reconcile(ctx context.Context, now time.Time) error {
 	}
 	var errs []error
 	for _, err := range l.listeners.Reconcile(ctx, now) {
+		l.failed.Inc()
 		errs = append(errs, fmt.Errorf("answering at a NodePort: %w", err))
 	}
+	l.open.Set(float64(l.listeners.Len()))
 	return errors.Join(errs...)
 }
 

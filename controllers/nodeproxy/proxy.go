@@ -176,7 +176,7 @@ func New(c Config, h *health.Health) (*Proxy, error) {
 			return nil, err
 		}
 		if c.loopback(ipv6) {
-			plane.loopback = newLoopback(ipv6, c.listen(), c.dial())
+			plane.loopback = newLoopback(ipv6, c)
 		}
 		plane.report = newReport(c, plane.family())
 		p.closers = append(p.closers, func() { _ = plane.table.Close() })
@@ -284,7 +284,7 @@ func (p *Proxy) decide(ctx context.Context) {
 				continue
 			}
 			f := desired(*s, c.slices[name], view{
-				ipv6: plane.ipv6, zone: around.zone, nodeAddresses: around.addresses,
+				ipv6: plane.ipv6, zone: around.zone, nodeAddresses: around.addresses, named: around.named,
 				nodePortAddresses: around.nodePorts, healthPort: p.config.HealthPort,
 				loopback: plane.loopback != nil,
 			})
@@ -339,7 +339,7 @@ func (p *Proxy) sweep(ctx context.Context) {
 
 // lookAround returns what of the node decides about all Services.
 func (p *Proxy) lookAround(ctx context.Context, n node) surroundings {
-	out := surroundings{zone: n.zone, addresses: n.addresses, nodePorts: n.addresses, checks: n.addresses}
+	out := surroundings{zone: n.zone, addresses: n.addresses, named: n.named, nodePorts: n.addresses, checks: n.addresses}
 	if p.interfaces == nil {
 		return out
 	}

@@ -81,6 +81,13 @@ func (s *Set) Reconcile(ctx context.Context, now time.Time) map[netip.AddrPort]e
 	return failed
 }
 
+// Len returns at how many addresses it listens.
+func (s *Set) Len() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.open)
+}
+
 // start listens and serves.
 func (s *Set) start(ctx context.Context, at netip.AddrPort) error {
 	open, err := s.listen(ctx, "tcp", at.String())

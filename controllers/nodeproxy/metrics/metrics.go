@@ -31,6 +31,8 @@ type Metrics struct {
 	Healthz, Livez                                      *prometheus.CounterVec // code
 	ConntrackDuration                                   *prometheus.HistogramVec
 	ConntrackDeleted                                    *prometheus.CounterVec
+	LoopbackListeners                                   *prometheus.GaugeVec
+	LoopbackFailures                                    *prometheus.CounterVec
 
 	// The Kubernetes client's, which dashboards for kube-proxy show as well.
 	requests        *prometheus.CounterVec
@@ -73,6 +75,8 @@ func New() *Metrics {
 	m.Livez = m.counter("kubeproxy_proxy_livez_total", "Answers at /livez.", []string{"code"})
 	m.ConntrackDuration = m.histogram("kubeproxy_conntrack_reconciler_sync_duration_seconds", "Time to find and delete stale UDP flows.", quick, family)
 	m.ConntrackDeleted = m.counter("kubeproxy_conntrack_reconciler_deleted_entries_total", "Stale flows deleted from connection tracking.", family)
+	m.LoopbackListeners = m.gauge("kubeproxy_nftables_localhost_nodeport_listeners", "NodePorts answered at the loopback address.", family)
+	m.LoopbackFailures = m.counter("kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total", "Failures to listen at a NodePort of the loopback address.", family)
 
 	m.requests = m.counter("rest_client_requests_total", "Requests to the API server.", []string{"code", "method", "host"})
 	m.requestDuration = m.histogram("rest_client_request_duration_seconds", "Time of requests to the API server.",
