@@ -2,6 +2,7 @@ package nodeproxy
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
@@ -34,8 +35,13 @@ func (s service) sourcesOf(v view) []netip.Prefix {
 
 // answerProbes has the node answer what load balancers ask at the address they
 // balance: where that is not the node's, the packet filter alone can. Nothing
-// else is answered there.
+// else is answered there. Where one of the addresses is this node's, they are
+// those of nodes, and each answers at its own; others' cannot be told from any
+// address else, as a node knows no Node but its own.
 func answerProbes(s service, v view, frontends map[nft.Frontend]nft.Backends) {
+	if slices.ContainsFunc(s.loadBalancerIPs, func(a netip.Addr) bool { return slices.Contains(v.named, a) }) {
+		return
+	}
 	answer := func(port uint16, by []netip.Addr) {
 		if port == 0 || len(by) == 0 {
 			return

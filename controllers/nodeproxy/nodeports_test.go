@@ -216,6 +216,33 @@ func TestHealthCheckNodePortAddresses(t *testing.T) {
 	}
 }
 
+// TestNodesAnswerForThemselves has a load balancer whose addresses are those of the
+// nodes: who asks another node for its health, from here, gets that node's word.
+func TestNodesAnswerForThemselves(t *testing.T) {
+	w := newWorld(t)
+	const healthPort, checkPort = 10256, 32000
+	w.configure = func(c *Config) { c.HealthPort = healthPort }
+	w.start(t)
+	w.serveAt(t, "remote", "remote", healthPort)
+	w.serveAt(t, "remote", "remote", checkPort)
+	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web", externalLocal, func(s *corev1.Service) {
+		s.Spec.HealthCheckNodePort = checkPort
+		s.Status.LoadBalancer.Ingress = nil
+		for _, ip := range append(addr2("node"), addr2("remote")...) {
+			s.Status.LoadBalancer.Ingress = append(s.Status.LoadBalancer.Ingress, corev1.LoadBalancerIngress{IP: ip})
+		}
+	}))...)
+	for family := range families {
+		for _, port := range []uint16{healthPort, checkPort} {
+			for _, from := range []string{"a", "node"} {
+				w.checkOne(t, flow{from, target{"remote", port}, []string{"remote"}, from}, family, "tcp")
+			}
+		}
+		// What it balances is another matter: that goes to the Service.
+		w.checkOne(t, flow{"node", target{"remote", 80}, []string{"a"}, "node"}, family, "tcp")
+	}
+}
+
 // TestLocalhostNodePortProxy asks at the node's loopback address.
 func TestLocalhostNodePortProxy(t *testing.T) {
 	w := newWorld(t)

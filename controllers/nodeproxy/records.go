@@ -70,6 +70,7 @@ type endpoint struct {
 // node is the record of the Node this proxy runs on.
 type node struct {
 	addresses []netip.Addr // at most one of each family
+	named     []netip.Addr // all there are in its status
 	zone      string
 	podCIDRs  []netip.Prefix
 	// eligible is false for a node that is going away. Load balancers learn it
@@ -83,7 +84,7 @@ type node struct {
 // allotted later still, and never taken away.
 func (n node) after(known node) node {
 	if len(n.addresses) == 0 {
-		n.addresses, n.zone = known.addresses, cmp.Or(n.zone, known.zone)
+		n.addresses, n.named, n.zone = known.addresses, known.named, cmp.Or(n.zone, known.zone)
 	}
 	if len(n.podCIDRs) == 0 {
 		n.podCIDRs = known.podCIDRs
@@ -258,8 +259,8 @@ func newNode(n *corev1.Node) node {
 	for _, a := range n.Status.Addresses {
 		byType[a.Type] = append(byType[a.Type], a.Address)
 	}
-	var r node
-	for _, a := range parseAddrs(slices.Concat(byType[corev1.NodeInternalIP], byType[corev1.NodeExternalIP])) {
+	r := node{named: parseAddrs(slices.Concat(byType[corev1.NodeInternalIP], byType[corev1.NodeExternalIP]))}
+	for _, a := range r.named {
 		if !slices.ContainsFunc(r.addresses, func(first netip.Addr) bool { return first.Is6() == a.Is6() }) {
 			r.addresses = append(r.addresses, a)
 		}

@@ -55,6 +55,7 @@ func (c Config) podCIDRs(n node) []netip.Prefix {
 type surroundings struct {
 	zone      string
 	addresses []netip.Addr // the Node's own
+	named     []netip.Addr // all its status has
 	nodePorts []netip.Addr // where NodePorts are answered
 	checks    []netip.Addr // where healthCheckNodePorts are, in no particular order
 }
@@ -62,7 +63,7 @@ type surroundings struct {
 // equal tells whether all Services look the same from both. The servers of health
 // checks follow their addresses by themselves.
 func (s surroundings) equal(o surroundings) bool {
-	return s.zone == o.zone && slices.Equal(s.addresses, o.addresses) && slices.Equal(s.nodePorts, o.nodePorts)
+	return s.zone == o.zone && slices.Equal(s.addresses, o.addresses) && slices.Equal(s.named, o.named) && slices.Equal(s.nodePorts, o.nodePorts)
 }
 
 // interfaces knows the addresses of this node's interfaces.
