@@ -12,6 +12,9 @@ type state struct {
 	// balancer's address, or one claim another's: the second one waits.
 	frontends map[Frontend]frontend
 	waiting   map[Frontend][]string
+	// incumbents are the Services that had frontends, others wanting them too,
+	// before the table was lost.
+	incumbents map[Frontend]string
 	// members counts the Services that need an element of a set of addresses.
 	// Those found in the kernel begin with 0.
 	members map[member]int

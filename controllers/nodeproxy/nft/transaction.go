@@ -18,6 +18,8 @@ type transaction struct {
 	// may see new elements, but no rules of new chains.
 	before  *batch
 	created []string // chains in before
+	wanted  map[string]*Service
+	claims  map[netip.Addr]string // see claimed
 	undo    []func()
 	final   bool   // there is no way back, and none to remember
 	key     []byte // scratch space
@@ -72,6 +74,7 @@ func put[K comparable, V any](tx *transaction, m map[K]V, k K, v V, keep bool) {
 
 // update brings the named Services to their wanted state.
 func (tx *transaction) update(names []string, wanted map[string]*Service) error {
+	tx.wanted, tx.claims = wanted, claimed(names, wanted)
 	// What goes first: a frontend may move from one Service to another.
 	var heirs []string
 	for _, name := range names {
@@ -148,11 +151,14 @@ func (tx *transaction) set(name string, s *Service) error {
 		next = &Service{}
 	}
 	for _, f := range slices.SortedFunc(maps.Keys(next.Frontends), Frontend.compare) {
-		if have, taken := tx.state.frontends[f]; taken && !have.found && have.owner != name {
+		if tx.rival(name, next, f) != "" {
 			tx.wait(name, f, true)
 			continue
 		}
 		tx.wait(name, f, false)
+		if have, taken := tx.state.frontends[f]; taken && !have.found && have.owner != name {
+			tx.wait(have.owner, f, true)
+		}
 		if err := tx.program(name, f, next); err != nil {
 			return err
 		}

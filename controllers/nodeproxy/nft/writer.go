@@ -110,7 +110,9 @@ func (w writer) begin(b *batch) error {
 	if exists {
 		deleteTable(b)
 	}
+	contested := w.known.contested()
 	*w.state = newState()
+	w.state.incumbents = contested
 	return w.layout.createSkeleton(b)
 }
 
