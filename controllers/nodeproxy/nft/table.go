@@ -163,7 +163,8 @@ func (t *Table) unhook(name string) error {
 }
 
 // SetRanges changes the ranges. It is an error if the kernel refuses them, and
-// then the former ones stay. [ErrLost] is as for [Table.Apply].
+// then the former ones stay. [ErrLost] is as for [Table.Apply]: that load will
+// bring the new ranges.
 func (t *Table) SetRanges(r Ranges) error {
 	next := t.layout.own(r)
 	if t.loaded {
@@ -174,6 +175,7 @@ func (t *Table) SetRanges(r Ranges) error {
 		if err := t.commit(tx.batch); err != nil {
 			tx.rollback(false)
 			if lost := t.Verify(); lost != nil {
+				t.ranges = next // for the load that must follow
 				return lost
 			}
 			return fmt.Errorf("changing address ranges: %w", err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -29,9 +30,11 @@ func newHost(t *testing.T) *sandbox.NetNS {
 	return ns
 }
 
-// open opens a table on a host, one that may be owned or never is.
+// open opens a table on a host, one that may be owned or never is. The variable
+// lets no test have an owned one, as under a kernel before Linux 6.9.
 func open(t *testing.T, host *sandbox.NetNS, owned bool) *Table {
 	t.Helper()
+	owned = owned && os.Getenv("FAIRWAY_SHARED_TABLE") != "1"
 	var table *Table
 	err := host.Do(func() (err error) {
 		table, err = Open(Config{
@@ -396,5 +399,30 @@ func TestIntervals(t *testing.T) {
 		if text := strings.Join(got, " "); text != c.want {
 			t.Errorf("intervals(%s) = %s, want %s", c.in, text, c.want)
 		}
+	}
+}
+
+// TestRangesOutliveALoss changes the ranges in the moment the table is lost.
+func TestRangesOutliveALoss(t *testing.T) {
+	host := newHost(t)
+	table := open(t, host, false)
+	mustLoad(t, table, many(5, 2))
+	if out, err := nft(t, host, "delete table ip "+TableName); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	next := netip.MustParsePrefix("10.77.0.0/16")
+	if err := table.SetRanges(Ranges{Pods: []netip.Prefix{next}}); !errors.Is(err, ErrLost) {
+		t.Fatalf("changing the ranges of a table that is gone: %v", err)
+	}
+	mustLoad(t, table, many(5, 2))
+	err := host.Do(func() error {
+		i, err := Inspect(Frontend{Addr: many(5, 2)["ns/s1"].ClusterIPs[0], Protocol: TCP, Port: 80}, netip.Addr{})
+		if !slices.Equal(i.Pods, []netip.Prefix{next}) {
+			return fmt.Errorf("the ranges are %v, want %v", i.Pods, next)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
