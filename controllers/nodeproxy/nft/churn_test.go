@@ -281,6 +281,9 @@ func TestLookedUpTwice(t *testing.T) {
 					if policy == InternalLocal || policy == ExternalLocal {
 						c.local = n
 					}
+					if policy == ExternalLocal && n == 40 {
+						c.local = 0 // who is not from inside is dropped
+					}
 					spec, ok := l.rules.spec(c.target())
 					if !ok {
 						t.Fatalf("no chain %s", c.target())
@@ -289,7 +292,7 @@ func TestLookedUpTwice(t *testing.T) {
 				}
 			}
 		}
-		picks := 0
+		picks, drops := 0, 0
 		for name, c := range chains {
 			var set string
 			switch {
@@ -300,6 +303,9 @@ func TestLookedUpTwice(t *testing.T) {
 				picks++
 			case strings.HasPrefix(name, "ranged-"):
 				set = setSources
+			case strings.HasPrefix(name, "external-local-40-0"):
+				set = setPodCIDRs
+				drops++
 			default:
 				continue // looks nothing up that may be on its way, or is where refused packets go
 			}
@@ -307,8 +313,8 @@ func TestLookedUpTwice(t *testing.T) {
 				t.Errorf("%s looks %d times into %s before it ends a packet's way", name, n, set)
 			}
 		}
-		if picks != 6*2*2 {
-			t.Errorf("%d chains that pick, want one for each size, pool and affinity", picks)
+		if picks != 6*2*2 || drops != 2 {
+			t.Errorf("%d chains that pick, want one for each size, pool and affinity; %d that drop who is from outside, want 2", picks, drops)
 		}
 	}
 }

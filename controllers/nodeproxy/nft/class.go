@@ -184,6 +184,11 @@ func (r rules) class(c class) chainSpec {
 		if r.pods.known() {
 			s.rules = append(s.rules, r.join(r.fromPods(true), r.goTo(cluster)))
 		}
+		if r.pods.By == PodsByAddress && c.local == 0 {
+			// Once more before the packet is dropped: a lookup may miss an
+			// element that is being replaced.
+			s.rules = append(s.rules, r.join(r.fromPods(true), r.goTo(cluster)))
+		}
 		s.rules = append(s.rules, r.join(r.fromNode(), r.markForMasquerade(), r.goTo(cluster)))
 	case c.policy != ExternalLocal && r.pods.known():
 		s.rules = append(s.rules, r.join(r.fromPods(false), r.markForMasquerade()))
