@@ -34,7 +34,7 @@ func (o *options) proxy() (nodeproxy.Config, error) {
 		return c, err
 	}
 	if at, err := netip.ParseAddrPort(o.HealthzBindAddress); err == nil {
-		c.HealthPort = at.Port()
+		c.HealthAddress, c.HealthPort = at.Addr(), at.Port()
 	}
 	switch o.IPv6 {
 	case "yes":

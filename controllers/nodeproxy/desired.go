@@ -21,6 +21,8 @@ type view struct {
 	// healthPort is where this node tells load balancers whether to send it
 	// traffic, 0 for nowhere.
 	healthPort uint16
+	// healthAddress is the one address it does so at, unspecified or zero for all.
+	healthAddress netip.Addr
 	// loopback is whether this node answers NodePorts at its loopback address.
 	loopback bool
 }

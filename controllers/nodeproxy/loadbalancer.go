@@ -33,6 +33,19 @@ func (s service) sourcesOf(v view) []netip.Prefix {
 	return out
 }
 
+// healthAddresses returns where among the addresses of the family this node tells
+// load balancers its health.
+func (v view) healthAddresses() []netip.Addr {
+	switch a := v.healthAddress; {
+	case !a.IsValid() || a.IsUnspecified():
+		return v.own(v.nodeAddresses)
+	case a.IsLoopback():
+		return nil
+	default:
+		return v.own([]netip.Addr{a})
+	}
+}
+
 // answerProbes has the node answer what load balancers ask at the address they
 // balance: where that is not the node's, the packet filter alone can. Nothing
 // else is answered there. Where one of the addresses is this node's, they are
@@ -53,6 +66,6 @@ func answerProbes(s service, v view, frontends map[nft.Frontend]nft.Backends) {
 			}
 		}
 	}
-	answer(v.healthPort, v.own(v.nodeAddresses))
+	answer(v.healthPort, v.healthAddresses())
 	answer(s.healthCheckPort, v.own(v.nodePortAddresses)) // that is where it listens
 }

@@ -67,6 +67,9 @@ type Config struct {
 	// HealthPort is where this node answers /healthz; load balancers that ask
 	// at their own address get that answer too. 0 means nowhere.
 	HealthPort uint16
+	// HealthAddress is the one address that port is open at; an unspecified or the
+	// zero Addr means all of this node. Load balancers cannot reach a loopback one.
+	HealthAddress netip.Addr
 	// IPv6 adds that family to IPv4.
 	IPv6 bool
 	// SharedTable leaves the table open to other programs' changes also where
@@ -285,7 +288,7 @@ func (p *Proxy) decide(ctx context.Context) {
 			}
 			f := desired(*s, c.slices[name], view{
 				ipv6: plane.ipv6, zone: around.zone, nodeAddresses: around.addresses, named: around.named,
-				nodePortAddresses: around.nodePorts, healthPort: p.config.HealthPort,
+				nodePortAddresses: around.nodePorts, healthPort: p.config.HealthPort, healthAddress: p.config.HealthAddress,
 				loopback: plane.loopback != nil,
 			})
 			plane.want(name, &f)

@@ -268,6 +268,42 @@ func TestNoLocal(t *testing.T) {
 	}
 }
 
+// TestProbesAnsweredBy: load balancers' probes go where /healthz is served, and
+// nowhere if that is no address of the node they can reach.
+func TestProbesAnsweredBy(t *testing.T) {
+	record, _ := newService(testService(func(s *corev1.Service) {
+		s.Spec.Type = corev1.ServiceTypeLoadBalancer
+		s.Status.LoadBalancer.Ingress = []corev1.LoadBalancerIngress{{IP: "203.0.113.1"}, {IP: "2001:db8::1"}}
+	}))
+	for _, c := range []struct{ at, four, six string }{
+		{"", "10.0.0.11", "fd00:a::11"},
+		{"0.0.0.0", "10.0.0.11", "fd00:a::11"},
+		{"::", "10.0.0.11", "fd00:a::11"},
+		{"10.0.0.11", "10.0.0.11", ""},
+		{"10.0.0.12", "10.0.0.12", ""}, // another address of the node
+		{"fd00:a::11", "", "fd00:a::11"},
+		{"127.0.0.1", "", ""},
+		{"::1", "", ""},
+	} {
+		var at netip.Addr
+		if c.at != "" {
+			at = netip.MustParseAddr(c.at)
+		}
+		for ipv6, want := range map[bool]string{false: c.four, true: c.six} {
+			v := view{ipv6: ipv6, nodeAddresses: parseAddrs([]string{"10.0.0.11", "fd00:a::11"}), healthPort: 10256, healthAddress: at}
+			got := ""
+			for f, b := range desired(record, nil, v).service.Frontends {
+				if f.Port == 10256 {
+					got = b.Cluster[0].Addr().String()
+				}
+			}
+			if got != want {
+				t.Errorf("/healthz at %q: in IPv6 %v, probes are answered by %q, want %q", c.at, ipv6, got, want)
+			}
+		}
+	}
+}
+
 func TestServicesLeftOut(t *testing.T) {
 	for name, edit := range map[string]func(*corev1.Service){
 		"ExternalName":   func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeExternalName },
