@@ -43,8 +43,9 @@ demo: build kubernetes ## show Fairway at work on this machine; HOLD=1 stays up 
 test: build kubernetes ## run all tests: units, real kernels, a real Kubernetes
 	go -C e2e/kubernetes test ./build ./pin
 	go test -timeout 20m . ./cmd/... ./controllers/... ./providers/...
-	@# As under a kernel that cannot keep other programs from the table.
-	FAIRWAY_SHARED_TABLE=1 go test -timeout 20m ./controllers/nodeproxy
+	@# As under a kernel that cannot keep other programs from the table: every test
+	@# that has one of its own. What is left out has none (health, sysctls, kube-proxy's rules).
+	FAIRWAY_SHARED_TABLE=1 go test -timeout 20m ./controllers/nodeproxy ./controllers/nodeproxy/nft ./cmd/node-proxy
 	@# Inputs that never were, also where nothing changed and the tests above are cached.
 	go test -count=1 ./controllers/nodeproxy -run Fuzz
 	@command -v python3 >/dev/null || { echo "SKIPPED: the tests against LocalStack, for there is no python3 on this machine"; [ "$${CI:-}" != true ]; }

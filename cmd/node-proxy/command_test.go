@@ -129,15 +129,15 @@ func TestOverrideEveryFlag(t *testing.T) {
 // TestSettingsReachTheProxy looks at all that the proxy itself is told.
 func TestSettingsReachTheProxy(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
-		{"", "mark 0x4000, all false, detect 0 \"\" [], NodePorts true [], priorities {-100 100}, affinity 0, health 10256"},
-		{"--masquerade-all --masquerade-bit 15 --nat-destination-priority -101 --nat-source-priority 99 --affinity-size 5 --healthz-bind-address [::]:10257",
-			"mark 0x8000, all true, detect 0 \"\" [], NodePorts true [], priorities {-101 99}, affinity 5, health 10257"},
+		{"", "mark 0x4000, all false, detect 0 \"\" [], NodePorts true [], priorities {-100 100}, affinity 0, shared false, health 10256"},
+		{"--masquerade-all --masquerade-bit 15 --nat-destination-priority -101 --nat-source-priority 99 --affinity-size 5 --shared-table --healthz-bind-address [::]:10257",
+			"mark 0x8000, all true, detect 0 \"\" [], NodePorts true [], priorities {-101 99}, affinity 5, shared true, health 10257"},
 		{"--detect-local-mode BridgeInterface --pod-bridge-interface cni0 --healthz-bind-address=",
-			"mark 0x4000, all false, detect 2 \"cni0\" [], NodePorts true [], priorities {-100 100}, affinity 0, health 0"},
+			"mark 0x4000, all false, detect 2 \"cni0\" [], NodePorts true [], priorities {-100 100}, affinity 0, shared false, health 0"},
 		{"--detect-local-mode InterfaceNamePrefix --pod-interface-name-prefix veth --nodeport-addresses primary,10.0.0.0/8",
-			"mark 0x4000, all false, detect 3 \"veth\" [], NodePorts true [10.0.0.0/8], priorities {-100 100}, affinity 0, health 10256"},
+			"mark 0x4000, all false, detect 3 \"veth\" [], NodePorts true [10.0.0.0/8], priorities {-100 100}, affinity 0, shared false, health 10256"},
 		{"--detect-local-mode NodeCIDR --nodeport-addresses 10.0.0.0/8",
-			"mark 0x4000, all false, detect 1 \"\" [], NodePorts false [10.0.0.0/8], priorities {-100 100}, affinity 0, health 10256"},
+			"mark 0x4000, all false, detect 1 \"\" [], NodePorts false [10.0.0.0/8], priorities {-100 100}, affinity 0, shared false, health 10256"},
 	} {
 		o := options{Config: config.Default()}
 		f := newFlags(&o)
@@ -151,8 +151,8 @@ func TestSettingsReachTheProxy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := fmt.Sprintf("mark %#x, all %v, detect %d %q %v, NodePorts %v %v, priorities %v, affinity %d, health %d", p.MasqueradeMark, p.MasqueradeAll,
-			p.DetectLocal, p.PodInterface, p.PodCIDRs, p.PrimaryNodePorts, p.NodePortAddresses, p.NATPriorities, p.AffinitySize, p.HealthPort)
+		got := fmt.Sprintf("mark %#x, all %v, detect %d %q %v, NodePorts %v %v, priorities %v, affinity %d, shared %v, health %d", p.MasqueradeMark, p.MasqueradeAll,
+			p.DetectLocal, p.PodInterface, p.PodCIDRs, p.PrimaryNodePorts, p.NodePortAddresses, p.NATPriorities, p.AffinitySize, p.SharedTable, p.HealthPort)
 		if got != c.want {
 			t.Errorf("%s\n got %s\nwant %s", c.args, got, c.want)
 		}

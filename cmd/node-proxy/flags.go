@@ -41,6 +41,7 @@ func newFlags(o *options) *pflag.FlagSet {
 	f.Int32Var(&o.NATPriorities.Destination, "nat-destination-priority", o.NATPriorities.Destination, "nftables `priority` of our translation of destinations")
 	f.Int32Var(&o.NATPriorities.Source, "nat-source-priority", o.NATPriorities.Source, "nftables `priority` of our translation of sources")
 	f.Uint32Var(&o.AffinitySize, "affinity-size", o.AffinitySize, "`number` of clients that session affinity remembers, in each family (0: the built-in default)")
+	f.BoolVar(&o.SharedTable, "shared-table", o.SharedTable, "leave the table open to other programs' changes, which are put right, also where the kernel could keep them out")
 	f.StringVar(&o.IPv6, "ipv6", o.IPv6, "`yes`, no or auto: serve IPv6 besides IPv4 (auto: where the kernel has it)")
 	f.StringVar(&o.HealthzBindAddress, "healthz-bind-address", o.HealthzBindAddress, "`address:port` of /healthz and /livez; empty turns them off")
 	f.StringVar(&o.MetricsBindAddress, "metrics-bind-address", o.MetricsBindAddress, "`address:port` of /metrics; empty turns it off")

@@ -239,6 +239,9 @@ func (s *stage) start(role string, args ...string) *process {
 	s.t.Helper()
 	kubeconfig := filepath.Join(s.dir, "kubeconfig")
 	must(s.t, os.WriteFile(kubeconfig, []byte(strings.Replace(anyKubeconfig, "https://192.0.2.1:6443", s.api.url, 1)), 0o600))
+	if os.Getenv("FAIRWAY_SHARED_TABLE") == "1" { // as under a kernel before Linux 6.9
+		args = append([]string{"--shared-table"}, args...)
+	}
 	p := &process{log: &lockedBuffer{}, done: make(chan error, 1)}
 	p.cmd = exec.Command("/proc/self/exe", append([]string{"--kubeconfig", kubeconfig, "--node-name", "node-1", "--cluster-cidr", clusterCIDR, "--ipv6", "yes"}, args...)...)
 	p.cmd.Env = append(os.Environ(), roleVariable+"="+role)

@@ -16,6 +16,7 @@ func (o *options) proxy() (nodeproxy.Config, error) {
 		MasqueradeMark: 1 << o.MasqueradeBit,
 		NATPriorities:  nft.Priorities{Destination: o.NATPriorities.Destination, Source: o.NATPriorities.Source},
 		AffinitySize:   o.AffinitySize,
+		SharedTable:    o.SharedTable,
 		MinSyncPeriod:  o.MinSyncPeriod.Duration,
 	}
 	switch o.DetectLocal.Mode {

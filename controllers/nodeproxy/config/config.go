@@ -49,6 +49,9 @@ type Config struct {
 	// AffinitySize is how many clients session affinity remembers at most, in
 	// each family; 0 is the built-in default.
 	AffinitySize uint32 `json:"affinitySize,omitempty"`
+	// SharedTable leaves the forwarding table open to other programs' changes also
+	// where the kernel could keep them out. What they change is put right.
+	SharedTable bool `json:"sharedTable,omitempty"`
 	// NodePortAddresses are where NodePorts are answered: "primary" (the Node's
 	// own addresses), "all", "localhost", or ranges that hold addresses of this
 	// node.
