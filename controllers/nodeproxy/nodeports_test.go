@@ -72,17 +72,37 @@ func TestNodePorts(t *testing.T) {
 	}
 }
 
-// TestNodePortFamilies: ranges of one family say nothing about the other.
+// TestNodePortFamilies: ranges of one family say nothing about the other, the
+// Node's own addresses something about both.
 func TestNodePortFamilies(t *testing.T) {
-	w := newWorld(t)
-	w.addAlternative(t)
-	w.configure = func(c *Config) { c.NodePortAddresses = prefixes("10.0.1.0/24") }
-	w.start(t)
-	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
-	w.checkOne(t, flow{"client", atNode, reject, ""}, 0, "tcp")
-	w.checkOne(t, flow{"client", target{"node-alt", nodePort}, []string{"a"}, "node"}, 0, "tcp")
-	w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, 1, "tcp")
-	w.checkOne(t, flow{"client", target{"node-alt", nodePort}, []string{"a"}, "node"}, 1, "tcp")
+	atAlternative := target{"node-alt", nodePort}
+	for _, c := range []struct {
+		name     string
+		primary  bool
+		answered [2][]target // in each family; the others are not
+	}{
+		{"a range", false, [2][]target{{atAlternative}, {atNode, atAlternative}}},
+		{"a range and primary", true, [2][]target{{atNode, atAlternative}, {atNode}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t)
+			w.addAlternative(t)
+			w.configure = func(config *Config) {
+				config.NodePortAddresses, config.PrimaryNodePorts = prefixes("10.0.1.0/24"), c.primary
+			}
+			w.start(t)
+			w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
+			for family := range families {
+				for _, to := range []target{atNode, atAlternative} {
+					if slices.Contains(c.answered[family], to) {
+						w.checkOne(t, flow{"client", to, []string{"a"}, "node"}, family, "tcp")
+					} else {
+						w.checkOne(t, flow{"client", to, reject, ""}, family, "tcp")
+					}
+				}
+			}
+		})
+	}
 }
 
 // TestNodePortsFollowAddresses gives the node an address and takes it away.

@@ -58,8 +58,8 @@ type Config struct {
 	AffinitySize uint32
 	// NodePortAddresses are ranges: NodePorts are answered at this node's
 	// addresses within them, and in a family of which there is none at all of
-	// them; loopback and link-local addresses excepted. Empty means at the
-	// Node object's own addresses. At a range of loopback addresses, 127.0.0.1
+	// them, unless PrimaryNodePorts says which; loopback and link-local addresses
+	// excepted. Empty means at the Node object's own addresses. At a range of loopback addresses, 127.0.0.1
 	// or ::1 is answered, over TCP.
 	NodePortAddresses []netip.Prefix
 	// PrimaryNodePorts adds the Node object's own addresses to those ranges.
@@ -346,7 +346,7 @@ func (p *Proxy) lookAround(ctx context.Context, n node) surroundings {
 	if p.interfaces == nil {
 		return out
 	}
-	routed, loopback, err := p.interfaces.within(p.config.NodePortAddresses)
+	routed, loopback, err := p.interfaces.within(p.config.NodePortAddresses, p.config.PrimaryNodePorts)
 	if err != nil {
 		klog.FromContext(ctx).Error(err, "NodePorts stay at the addresses known so far")
 		out.nodePorts, out.checks = p.surroundings.nodePorts, p.surroundings.checks

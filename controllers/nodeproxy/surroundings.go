@@ -93,9 +93,9 @@ func (i *interfaces) close() {
 }
 
 // within returns this node's addresses in the ranges, each sorted: of a family of
-// which there is no range, all. Loopback addresses are apart, as no packet from one
+// which there is no range, all, unless others are chosen besides. Loopback addresses are apart, as no packet from one
 // may be forwarded to a Pod. Those that mean nothing beyond one link are left out.
-func (i *interfaces) within(ranges []netip.Prefix) (routed, loopback []netip.Addr, err error) {
+func (i *interfaces) within(ranges []netip.Prefix, besides bool) (routed, loopback []netip.Addr, err error) {
 	all, err := i.handle.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil {
 		return nil, nil, fmt.Errorf("listing the addresses of this node: %w", err)
@@ -103,7 +103,7 @@ func (i *interfaces) within(ranges []netip.Prefix) (routed, loopback []netip.Add
 	for _, a := range all {
 		addr, _ := netip.AddrFromSlice(a.IP)
 		addr = addr.Unmap()
-		named, in := false, false
+		named, in := besides, false
 		for _, r := range ranges {
 			named = named || r.Addr().Is6() == addr.Is6()
 			in = in || r.Contains(addr)
