@@ -176,6 +176,12 @@ func (t *Table) replace(found *survey, services map[string]*Service) (map[string
 		for name := range rejected {
 			delete(services, name)
 		}
+		// Until here the table went on learning.
+		before := bridge.memories(clients)
+		clients = t.clients(found)
+		if err := (writer{t, bridgeName, &bridge}).remind(newIn(bridge.memories(clients), before)); err != nil {
+			return nil, err
+		}
 		if err := t.unhook(TableName); err != nil {
 			return nil, err
 		}
@@ -280,6 +286,15 @@ func (s *state) memories(clients []client) []memory {
 		}
 	}
 	return out
+}
+
+// newIn returns those whose keys are not in before.
+func newIn(all, before []memory) []memory {
+	known := make(map[string]bool, len(before))
+	for _, m := range before {
+		known[string(m.key)] = true
+	}
+	return slices.DeleteFunc(all, func(m memory) bool { return known[string(m.key)] })
 }
 
 // remind writes what is known about clients.
