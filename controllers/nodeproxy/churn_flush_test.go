@@ -3,7 +3,6 @@ package nodeproxy
 import (
 	"errors"
 	"net"
-	"slices"
 	"testing"
 	"time"
 
@@ -53,13 +52,25 @@ func TestFlushUnderLoad(t *testing.T) {
 		}
 	})
 
-	// It cannot: what others did is noticed and repaired. Connections that have
+	// It cannot: what others did is noticed within 250 ms and repaired within a
+	// second, each time, beyond what the machine is late with at that moment. That
+	// is measured, as the load here is meant to be heavy. Connections that have
 	// nothing to say meanwhile do not notice; those that are tried are refused,
 	// or else succeed with the next attempt.
 	t.Run("shared", func(t *testing.T) {
 		w, calls, works := prepare(t, true)
 		calls.more(t)
-		var noticing, repairing []time.Duration
+		late := w.lateness(t)
+		// within fails where more time passed since than allowed, beyond what the
+		// machine was late with meanwhile.
+		within := func(what string, since time.Time, allowed time.Duration) {
+			t.Helper()
+			took, limit := time.Since(since), sandbox.Patience(allowed)+late()
+			t.Logf("%s after %v, of at most %v", what, took, limit)
+			if took > limit {
+				t.Errorf("%s after %v, more than %v", what, took, limit)
+			}
+		}
 		for _, command := range []string{
 			"flush ruleset",
 			"delete table ip fairway; delete table ip6 fairway",
@@ -71,20 +82,21 @@ func TestFlushUnderLoad(t *testing.T) {
 				noticed[family], loaded[family] = w.repairs(t, family)
 			}
 			w.nft(t, command)
+			late()
 			start := time.Now()
 			until(t, "noticed: "+command, func() bool {
 				four, _ := w.repairs(t, 0)
 				six, _ := w.repairs(t, 1)
 				return four == noticed[0]+1 && six == noticed[1]+1
 			})
-			noticing = append(noticing, time.Since(start))
+			within("noticed", start, 250*time.Millisecond)
 			until(t, "repaired: "+command, func() bool {
 				_, four := w.repairs(t, 0)
 				_, six := w.repairs(t, 1)
 				return four == loaded[0]+1 && six == loaded[1]+1
 			})
 			repaired := time.Now()
-			repairing = append(repairing, repaired.Sub(start))
+			within("repaired", start, time.Second)
 			calls.more(t)
 			calls.more(t)
 			if late := calls.failures(repaired); len(late) > 0 {
@@ -92,14 +104,7 @@ func TestFlushUnderLoad(t *testing.T) {
 			}
 			works("after " + command)
 		}
-		t.Logf("noticed after %v, repaired after %v; %d calls failed between", noticing, repairing, len(calls.failures(time.Time{})))
-		if best := slices.Min(noticing); best > sandbox.Patience(250*time.Millisecond) {
-			t.Errorf("no change was noticed within 250 ms: %v", noticing)
-		}
-		slices.Sort(repairing)
-		if middle := repairing[len(repairing)/2]; middle > sandbox.Patience(time.Second) {
-			t.Errorf("it took %v to repair", repairing)
-		}
+		t.Logf("%d calls failed between", len(calls.failures(time.Time{})))
 
 		// Others' own tables are nobody's business.
 		dumps := w.stats(t).Dumps
