@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"testing"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 // TestLocalhostNodePortsRefused has a program of the node's listen at a loopback
@@ -23,9 +21,6 @@ func TestLocalhostNodePortsRefused(t *testing.T) {
 			other := netip.AddrPortFrom(at.Addr(), nodePort+1)
 			for _, a := range []netip.AddrPort{at, other} {
 				w.datagrams(t, a)
-			}
-			withSCTP := func(s *corev1.Service) {
-				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "sctp", Protocol: corev1.ProtocolSCTP, Port: 80, NodePort: nodePort})
 			}
 			program := answer{"program", at.Addr().String()}
 			for _, step := range []struct {

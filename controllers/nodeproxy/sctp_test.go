@@ -11,9 +11,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
 // SCTP is tried with crafted packets, as not every kernel has sockets for it: an
@@ -99,9 +96,20 @@ func (w *world) serveSCTP(t *testing.T, pod string) {
 // askSCTP begins an association and returns who answered.
 func (w *world) askSCTP(t *testing.T, from string, family int, to netip.AddrPort, wait time.Duration) answer {
 	t.Helper()
+	return w.askSCTPAs(t, from, netip.Addr{}, family, to, wait)
+}
+
+// askSCTPAs is askSCTP with a source address chosen among the host's, unless it is
+// the zero Addr.
+func (w *world) askSCTPAs(t *testing.T, from string, source netip.Addr, family int, to netip.AddrPort, wait time.Duration) answer {
+	t.Helper()
+	var d net.Dialer
+	if source.IsValid() {
+		d.LocalAddr = &net.IPAddr{IP: source.AsSlice()}
+	}
 	var c net.Conn
 	err := w.hosts[from].Do(func() (err error) {
-		c, err = net.Dial(sctpNetworks[family], to.Addr().String())
+		c, err = d.DialContext(t.Context(), sctpNetworks[family], to.Addr().String())
 		return err
 	})
 	must(t, err)
@@ -126,63 +134,4 @@ func (w *world) askSCTP(t *testing.T, from string, family int, to netip.AddrPort
 		pod, source, _ := strings.Cut(text, " ")
 		return answer{pod, source}
 	}
-}
-
-// TestSCTP sends SCTP beside TCP and UDP on the same port.
-func TestSCTP(t *testing.T) {
-	w := newWorld(t)
-	w.start(t)
-	for _, pod := range []string{"a", "b", "remote"} {
-		w.serveSCTP(t, pod)
-	}
-	withSCTP := func(s *corev1.Service) {
-		s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "sctp", Protocol: corev1.ProtocolSCTP, Port: 80, NodePort: nodePort})
-	}
-	objects := func(service *corev1.Service, pods ...string) []any {
-		out := []any{service}
-		for _, o := range newTestSlices("web", podsNamed(pods...)...) {
-			s := o.(*discoveryv1.EndpointSlice)
-			s.Ports = append(s.Ports, discoveryv1.EndpointPort{Name: new("sctp"), Protocol: new(corev1.ProtocolSCTP), Port: new(int32(podPort))})
-			out = append(out, s)
-		}
-		return out
-	}
-	for _, step := range []struct {
-		name    string
-		objects []any
-		flows   []namedFlow
-	}{
-		{"TestClusterIPGeneral", objects(newTestService("web", withSCTP), "b", "remote"), []namedFlow{
-			{"clusterIP with TCP, UDP, and SCTP on same port (SCTP)", flow{"a", clusterIP, []string{"b", "remote"}, "a"}},
-			{"external to NodePort", flow{"client", atNode, []string{"b", "remote"}, "node"}},
-			{"external to LB", flow{"client", vip, []string{"b", "remote"}, "node"}},
-			{"node to LB", flow{"node", vip, []string{"b", "remote"}, "node"}},
-			{"wrong port", flow{"a", target{"cluster", 81}, reject, ""}},
-		}},
-		{"externalTrafficPolicy Local", objects(newTestService("web", withSCTP, externalLocal), "b", "remote"), []namedFlow{
-			{"external to NodePort", flow{"client", atNode, []string{"b"}, "client"}},
-			{"pod to NodePort", flow{"a", atNode, []string{"b", "remote"}, "a"}},
-		}},
-		{"affinity", objects(newTestService("web", withSCTP, sticky(100)), "b"), []namedFlow{
-			{"external to LB", flow{"client", vip, []string{"b"}, "node"}},
-		}},
-		{"no endpoints", objects(newTestService("web", withSCTP)), []namedFlow{
-			{"external to LB", flow{"client", vip, reject, ""}},
-		}},
-		{"no SCTP port", append(objects(newTestService("web"), "b"), newTestService("web")), []namedFlow{
-			{"pod to ClusterIP", flow{"a", clusterIP, reject, ""}},
-		}},
-	} {
-		w.replace(t, step.objects...)
-		for _, f := range step.flows {
-			for family, familyName := range families {
-				t.Run(fmt.Sprintf("%s/%s/%s", step.name, f.name, familyName), func(t *testing.T) {
-					w.checkWith(t, f.flow, family, func(wait time.Duration) answer {
-						return w.askSCTP(t, f.from, family, f.to.at(family), wait)
-					})
-				})
-			}
-		}
-	}
-	w.check(t, []flow{{"a", clusterIP, []string{"b"}, "a"}})
 }
