@@ -33,19 +33,16 @@ const (
 	volleys     = 10
 	clients     = 4
 	saturation  = 2 * time.Second
-	// restartEvery is the pause between two connections made in a restart, and
-	// restartAfter how long they go on once it has synced.
-	restartEvery = 2 * time.Millisecond
-	restartAfter = time.Second
+	// handoverEvery is the pause between two connections made in a handover, and
+	// handoverAfter how long they go on once it is over.
+	handoverEvery = 2 * time.Millisecond
+	handoverAfter = time.Second
 )
 
-// bout measures a proxy on a clean node.
-func (w *world) bout(ctx context.Context, f figures, restart bool, command func() ([]string, error)) error {
-	args, err := command()
-	if err != nil {
-		return err
-	}
-	p, err := w.start(args)
+// bout measures a proxy on a clean node, and then the handovers to what comes
+// after it.
+func (w *world) bout(ctx context.Context, f figures, command []string, handovers ...handover) error {
+	p, err := w.start(command)
 	if err != nil {
 		return err
 	}
@@ -67,10 +64,12 @@ func (w *world) bout(ctx context.Context, f figures, restart bool, command func(
 	if err := w.connectBothWays(ctx, f); err != nil {
 		return err
 	}
-	if restart {
-		p, err = w.restart(ctx, p, args, f)
+	for _, h := range handovers {
+		if p, err = w.handOver(ctx, p, h, f); err != nil {
+			return fmt.Errorf("%s: %w", h.kind, err)
+		}
 	}
-	return err
+	return nil
 }
 
 // errNeverUp says that a proxy did not bring up all Services in time.
@@ -180,10 +179,19 @@ func pastTargets() (all []netip.AddrPort) {
 	return all
 }
 
-// restart kills the contender and starts it again while connections are made to
-// a cluster IP from a Pod and to a NodePort from outside, and counts those that
-// fail. It goes on until the new one has programmed the node.
-func (w *world) restart(ctx context.Context, p *process, args []string, f figures) (*process, error) {
+// handover is the end of one process and the start of the next.
+type handover struct {
+	kind    string // one of the kinds of figLost
+	command []string
+	// until is what the next one says when it is over, besides that it has
+	// programmed the node; "" for nothing.
+	until string
+}
+
+// handOver kills a process and starts the next while connections are made to a
+// cluster IP from a Pod and to a NodePort from outside, and counts those that
+// fail. It goes on until the next one has programmed the node.
+func (w *world) handOver(ctx context.Context, p *process, h handover, f figures) (*process, error) {
 	stop := make(chan struct{})
 	var tries, failures atomic.Int64
 	var probes sync.WaitGroup
@@ -192,7 +200,7 @@ func (w *world) restart(ctx context.Context, p *process, args []string, f figure
 		to := targets[len(targets)-1]
 		probes.Go(func() {
 			_ = w.client(way).Do(func() error { // returns no error
-				tick := time.NewTicker(restartEvery)
+				tick := time.NewTicker(handoverEvery)
 				defer tick.Stop()
 				for {
 					select {
@@ -209,15 +217,15 @@ func (w *world) restart(ctx context.Context, p *process, args []string, f figure
 		})
 	}
 	p.kill()
-	again, err := w.start(args)
+	next, err := w.start(h.command)
 	if err == nil {
-		p = again
-		err = w.untilSynced(ctx, p)
-		pause(ctx, restartAfter)
+		p = next
+		err = w.untilSynced(ctx, p, h.until)
+		pause(ctx, handoverAfter)
 	}
 	close(stop)
 	probes.Wait()
-	f[figTried], f[figLost] = float64(tries.Load()), float64(failures.Load())
+	f[figTried(h.kind)], f[figLost(h.kind)] = float64(tries.Load()), float64(failures.Load())
 	return p, err
 }
 
@@ -225,16 +233,17 @@ func (w *world) restart(ctx context.Context, p *process, args []string, f figure
 // programmed last.
 const lastSync = `kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family="IPv4"} `
 
-// untilSynced waits until the proxy says that it has programmed the node.
-func (w *world) untilSynced(ctx context.Context, p *process) error {
+// untilSynced waits until the proxy's metrics say that it has programmed the
+// node, and its output says what else it should.
+func (w *world) untilSynced(ctx context.Context, p *process, said string) error {
 	bounded, cancel := context.WithTimeout(ctx, readyTime)
 	defer cancel()
 	client := http.Client{Transport: &http.Transport{DialContext: w.node.NetNS.DialContext, DisableKeepAlives: true}, Timeout: attempt}
 	err := poll(bounded, 50*time.Millisecond, func() bool {
-		return p.alive() != nil || synced(client)
+		return p.alive() != nil || synced(client) && p.out.contains(said)
 	})
 	if err != nil {
-		err = fmt.Errorf("it has not programmed the node again after a restart: %w", err)
+		err = fmt.Errorf("the next one has not programmed the node: %w", err)
 	}
 	return errors.Join(err, p.alive())
 }

@@ -41,12 +41,8 @@ const (
 func contenders(only *regexp.Regexp) []contender {
 	all := []contender{
 		{name: ours, measure: func(ctx context.Context, w *world, f figures, _ bool) error {
-			return w.bout(ctx, f, true, func() ([]string, error) {
-				return []string{filepath.Join(os.Getenv(environment.ProgramsVariable), "node-proxy"),
-					"--kubeconfig=" + w.kubeconfig, "--node-name=" + w.node.Name, "--cluster-cidr=" + podRanges,
-					// As kube-proxy below: the sandbox may not change the size of the table.
-					"--conntrack-max-per-core=0", "--conntrack-min=0"}, nil
-			})
+			// Other priorities are another layout, which no version has yet.
+			return w.bout(ctx, f, w.nodeProxy(), handover{restart, w.nodeProxy(), ""}, handover{upgrade, w.nodeProxy("--nat-destination-priority=-101"), ""})
 		}},
 		kubeProxy("nftables", time.Second),
 		kubeProxy("nftables", time.Millisecond),
@@ -59,9 +55,17 @@ func contenders(only *regexp.Regexp) []contender {
 	return slices.DeleteFunc(all, func(c contender) bool { return !only.MatchString(c.name) })
 }
 
+// nodeProxy returns the command of ours.
+func (w *world) nodeProxy(more ...string) []string {
+	return append([]string{filepath.Join(os.Getenv(environment.ProgramsVariable), "node-proxy"),
+		"--kubeconfig=" + w.kubeconfig, "--node-name=" + w.node.Name, "--cluster-cidr=" + podRanges,
+		// As kube-proxy below: the sandbox may not change the size of the table.
+		"--conntrack-max-per-core=0", "--conntrack-min=0"}, more...)
+}
+
 // kubeProxy is the real one. One second is its default minSyncPeriod, how long
-// changes are gathered, which a start does not depend on: a restart is measured
-// with the default only.
+// changes are gathered, which a start does not depend on: a restart, and what
+// comes after it, are measured with the default only.
 func kubeProxy(mode string, period time.Duration) contender {
 	c := contender{name: fmt.Sprintf("kube-proxy %s, %s", mode, period), mode: mode}
 	c.variant = c.name != theirs
@@ -69,8 +73,7 @@ func kubeProxy(mode string, period time.Duration) contender {
 		c.missing = "it runs the programs iptables and iptables-restore, which are not installed (Debian's package iptables)"
 	}
 	c.measure = func(ctx context.Context, w *world, f figures, _ bool) error {
-		return w.bout(ctx, f, period == time.Second, func() ([]string, error) {
-			config := fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
+		config := fmt.Sprintf(`apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: %s
 hostnameOverride: %s
@@ -81,9 +84,16 @@ conntrack: {maxPerCore: 0, min: 0}
 iptables: {minSyncPeriod: %s}
 nftables: {minSyncPeriod: %s}
 `, mode, w.node.Name, podRanges, w.kubeconfig, period, period)
-			path := filepath.Join(w.dir, "kube-proxy.yaml")
-			return []string{os.Getenv(kubeProxyVariable), "--config=" + path}, os.WriteFile(path, []byte(config), 0o600)
-		})
+		path := filepath.Join(w.dir, "kube-proxy.yaml")
+		if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+			return err
+		}
+		command := []string{os.Getenv(kubeProxyVariable), "--config=" + path}
+		var handovers []handover
+		if period == time.Second {
+			handovers = []handover{{restart, command, ""}, {takeover, w.nodeProxy("--takeover"), "Took kube-proxy's place"}}
+		}
+		return w.bout(ctx, f, command, handovers...)
 	}
 	return c
 }

@@ -24,9 +24,29 @@ const (
 	figUDP50     = "endpoint change to packets of an established UDP flow there, p50"
 	figUDP99     = "endpoint change to packets of an established UDP flow there, p99"
 	figUDPMax    = "endpoint change to packets of an established UDP flow there, longest"
-	figLost      = "connections lost in a restart"
-	figTried     = "connections tried meanwhile"
 )
+
+// The rows about what comes after a contender: itself again, itself with another
+// layout of the table, as a new version may have, or ours in its place.
+const (
+	restart  = "restart"
+	upgrade  = "upgrade"
+	takeover = "takeover"
+)
+
+func figLost(kind string) string  { return "connections lost in " + article(kind) }
+func figTried(kind string) string { return "connections tried in " + article(kind) }
+
+func article(kind string) string {
+	switch kind {
+	case upgrade:
+		return "an " + kind
+	case takeover:
+		return "a " + kind + " by fairway"
+	default:
+		return "a " + kind
+	}
+}
 
 // The rows about connections, for each way to come in.
 const (
@@ -71,7 +91,10 @@ func rows() []row {
 		all = append(all, row{figConnect50(way), micros}, row{figConnect99(way), micros}, row{figDistance(way), micros},
 			row{figBeside(way), micros}, row{figPerSecond(way), count}, row{figRefused(way), count})
 	}
-	return append(all, row{figLost, count}, row{figTried, count})
+	for _, kind := range []string{restart, upgrade, takeover} {
+		all = append(all, row{figLost(kind), count}, row{figTried(kind), count})
+	}
+	return all
 }
 
 // quantile returns the q-th quantile, 0 of nothing.

@@ -24,8 +24,9 @@ it counts all addresses in use whenever it gives one away, which takes half an h
   100,000 one after another, for the times of connect(), in ten volleys that alternate with as many "past it", to the backends
   themselves; then 4 clients side by side for two seconds. Each connection is reset when it is made. The backend's kernel takes
   part, but no program of it. "No proxy" is the same with no rules on the node: no netfilter at all.
-- *Restart*: SIGKILL and a new start, with a connection to a cluster IP and one to a NodePort every two milliseconds, until the
-  proxy's own metric says that it has programmed the node, and a second longer.
+- *Restart, upgrade, takeover*: SIGKILL and a new start, of the same, of ours with another layout of its table, of ours in place
+  of kube-proxy, with a connection to a cluster IP and one to a NodePort every two milliseconds, until the new one's metric says
+  that it has programmed the node, and kube-proxy's rules are gone, and a second longer.
 
 kube-proxy runs with its defaults but for the requests to the API server it may make, which are more. What the API server, the
 clients and the backends take comes from the same processors.

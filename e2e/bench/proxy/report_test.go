@@ -23,9 +23,9 @@ func measured(t *testing.T) *report {
 		for round := range 2 {
 			for name, f := range map[string]figures{
 				ours: {figReady: 0.1 + 0.5*k, figMemory: (20 + 30*k) * (1 << 20), figChangeCPU: 0.5, figFollow99: 0.004, figUDP99: 0.060,
-					figConnect50(clusterIP): 20e-6 + float64(round)*4e-6, figPerSecond(clusterIP): 40000, figLost: float64(round), figTried: 1000},
+					figConnect50(clusterIP): 20e-6 + float64(round)*4e-6, figPerSecond(clusterIP): 40000, figLost(restart): float64(round), figTried(restart): 1000},
 				theirs: {figReady: 1 + 20*k*k, figMemory: (60 + 130*k) * (1 << 20), figChangeCPU: 15 * k,
-					figConnect50(clusterIP): 19e-6 + float64(round)*2e-6, figPerSecond(clusterIP): 42500, figLost: 2, figTried: 1000},
+					figConnect50(clusterIP): 19e-6 + float64(round)*2e-6, figPerSecond(clusterIP): 42500, figLost(restart): 2, figTried(restart): 1000},
 				informer: {figReady: 0.05 + 0.3*k, figMemory: (30 + 60*k) * (1 << 20)},
 				loader:   {figReady: 0.1 * k},
 				none:     {figConnect50(clusterIP): 14e-6},

@@ -53,7 +53,10 @@ func targets() []target {
 			target{figConnect99(way), "no worse than kube-proxy", []int{1000, 30000}, noWorse(figConnect99(way), micros, false)},
 			target{figPerSecond(way), "no worse than kube-proxy", []int{1000, 30000}, noWorse(figPerSecond(way), count, true)})
 	}
-	return append(all, target{"connections lost in a restart", "0", []int{1000, 10000, 30000}, noneLost})
+	sizes := []int{1000, 10000, 30000}
+	return append(all, target{figLost(restart), "0", sizes, noneLost(ours, restart)}, target{figLost(upgrade), "0", sizes, noneLost(ours, upgrade)},
+		target{"connections lost in taking over from kube-proxy's nftables mode", "0", sizes, noneLost(theirs, takeover)},
+		target{"connections lost in taking over from kube-proxy's iptables mode", "0", sizes, noneLost(iptables, takeover)})
 }
 
 func atMost(figure string, show func(float64) string, limit float64) func(*report, int) (string, verdict) {
@@ -106,23 +109,25 @@ func noWorse(figure string, show func(float64) string, more bool) func(*report, 
 	}
 }
 
-// noneLost counts all rounds.
-func noneLost(r *report, n int) (string, verdict) {
-	var lost, tried float64
-	for _, v := range r.values(n, ours, figLost) {
-		lost += v
+// noneLost counts all rounds of what comes after a contender.
+func noneLost(name, kind string) func(*report, int) (string, verdict) {
+	return func(r *report, n int) (string, verdict) {
+		var lost, tried float64
+		for _, v := range r.values(n, name, figLost(kind)) {
+			lost += v
+		}
+		for _, v := range r.values(n, name, figTried(kind)) {
+			tried += v
+		}
+		if tried == 0 {
+			return "", unknown
+		}
+		text := fmt.Sprintf("%.0f of %.0f", lost, tried)
+		if v, known := r.median(n, theirs, figLost(kind)); known && name == ours {
+			text += fmt.Sprintf(" (kube-proxy: %.0f in a round)", v)
+		}
+		return text, reachedIf(lost == 0)
 	}
-	for _, v := range r.values(n, ours, figTried) {
-		tried += v
-	}
-	if tried == 0 {
-		return "", unknown
-	}
-	text := fmt.Sprintf("%.0f of %.0f", lost, tried)
-	if v, known := r.median(n, theirs, figLost); known {
-		text += fmt.Sprintf(" (kube-proxy: %.0f in a round)", v)
-	}
-	return text, reachedIf(lost == 0)
 }
 
 // goals shows what was to be reached. A goal is for some numbers of Services;
