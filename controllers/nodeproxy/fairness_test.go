@@ -15,57 +15,64 @@ import (
 
 // many are endpoints that all live at Pod "a", each at a port of its own.
 type many struct {
-	slices []any
-	hits   []atomic.Int64
+	slices [][]any // of each endpoint, one a family
+	ready  []bool  // as was handed in
+	hits   [][]atomic.Int64
 }
 
 const firstPort = 9000
 
 func (w *world) many(t *testing.T, n int) *many {
 	t.Helper()
-	m := &many{hits: make([]atomic.Int64, n)}
-	for i := range n {
-		at := netip.AddrPortFrom(addr("a", 0), uint16(firstPort+i))
-		c, err := w.hosts["a"].ListenPacket(t.Context(), "udp", at.String())
-		must(t, err)
-		t.Cleanup(func() { c.Close() })
-		go func() {
-			buf := make([]byte, 64)
-			for {
-				if _, _, err := c.ReadFrom(buf); err != nil {
-					return
+	m := &many{ready: make([]bool, n)}
+	for family := range families {
+		m.hits = append(m.hits, make([]atomic.Int64, n))
+		for i := range n {
+			at := netip.AddrPortFrom(addr("a", family), uint16(firstPort+i))
+			c, err := w.hosts["a"].ListenPacket(t.Context(), "udp", at.String())
+			must(t, err)
+			t.Cleanup(func() { c.Close() })
+			go func() {
+				buf := make([]byte, 64)
+				for {
+					if _, _, err := c.ReadFrom(buf); err != nil {
+						return
+					}
+					m.hits[family][i].Add(1)
 				}
-				m.hits[i].Add(1)
-			}
-		}()
-		s := newTestSlices("web", pod("a"))[0].(*discoveryv1.EndpointSlice)
-		s.Name = fmt.Sprint("web-", i)
-		for p := range s.Ports {
-			s.Ports[p].Port = new(int32(firstPort + i))
+			}()
 		}
-		m.slices = append(m.slices, s)
+	}
+	for i := range n {
+		own := withTargetPort(newTestSlices("web", pod("a")), int32(firstPort+i))
+		for _, o := range own {
+			o.(*discoveryv1.EndpointSlice).Name += fmt.Sprint("-", i)
+		}
+		m.slices = append(m.slices, own)
+		m.ready[i] = true
 	}
 	return m
 }
 
 // draw sends n datagrams, each a flow of its own, and returns how many each of
 // the endpoints got.
-func (w *world) draw(t *testing.T, m *many, source netip.Addr, n int) []int64 {
+func (w *world) draw(t *testing.T, m *many, family int, source netip.Addr, n int) []int64 {
 	t.Helper()
-	for i := range m.hits {
-		m.hits[i].Store(0)
+	hits := m.hits[family]
+	for i := range hits {
+		hits[i].Store(0)
 	}
-	got := make([]int64, len(m.hits))
+	got := make([]int64, len(hits))
 	// So few at once that none is lost for want of room in a socket.
 	const most = 100
 	for sent := 0; sent < n; {
 		next := min(sent+most, n)
-		must(t, w.hosts["client"].Do(func() error { return hit(source, sent, next) }))
+		must(t, w.hosts["client"].Do(func() error { return hit(clusterIP.at(family), source, sent, next) }))
 		sent = next
 		until(t, fmt.Sprintf("%d datagrams arrive", sent), func() bool {
 			var sum int64
-			for i := range m.hits {
-				got[i] = m.hits[i].Load()
+			for i := range hits {
+				got[i] = hits[i].Load()
 				sum += got[i]
 			}
 			return sum == int64(sent)
@@ -76,11 +83,10 @@ func (w *world) draw(t *testing.T, m *many, source netip.Addr, n int) []int64 {
 
 // hit sends datagrams, each from a port of its own, from the first to before the
 // last.
-func hit(source netip.Addr, first, last int) error {
+func hit(to netip.AddrPort, source netip.Addr, first, last int) error {
 	const firstPort = 20000
-	to := net.UDPAddrFromAddrPort(clusterIP.at(0))
 	for port := first; port < last; port++ {
-		c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(source, uint16(firstPort+port))), to)
+		c, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(source, uint16(firstPort+port))), net.UDPAddrFromAddrPort(to))
 		if err != nil {
 			return err
 		}
@@ -100,12 +106,20 @@ func TestFairness(t *testing.T) {
 			w := newWorld(t)
 			w.start(t)
 			m := w.many(t, n)
-			sources := w.sources(t, 0, 5)
-			r := rand.New(rand.NewPCG(uint64(n), 1))
-			w.replace(t, append(slices.Clone(m.slices), newTestService("web"))...)
+			w.replace(t, append(slices.Concat(m.slices...), newTestService("web"))...)
 			all := make([]int, n)
 			for i := range all {
 				all[i] = i
+			}
+			sources := [][]netip.Addr{w.sources(t, 0, 5), w.sources(t, 1, 5)}
+			fair := func(t *testing.T, state int, keep []int) {
+				t.Helper()
+				w.have(t, m, keep)
+				for family, name := range families {
+					t.Run(name, func(t *testing.T) {
+						expectFair(t, w.draw(t, m, family, sources[family][state], 300*len(keep)), keep)
+					})
+				}
 			}
 			for i, state := range []struct {
 				name string
@@ -113,33 +127,58 @@ func TestFairness(t *testing.T) {
 			}{
 				{"fresh", all}, {"one removed", all[1:]}, {"a quarter removed", all[(n+3)/4:]}, {"all but one removed", all[n-1:]},
 			} {
-				t.Run(state.name, func(t *testing.T) {
-					w.have(t, m, state.keep)
-					expectFair(t, w.draw(t, m, sources[i], 300*len(state.keep)), state.keep)
-				})
+				t.Run(state.name, func(t *testing.T) { fair(t, i, state.keep) })
 			}
 			t.Run("after 1000 random changes", func(t *testing.T) {
-				for range 1000 {
-					r.Shuffle(n, func(i, j int) { all[i], all[j] = all[j], all[i] })
-					w.set(t, m, all[:1+r.IntN(n)])
-				}
-				keep := slices.Sorted(slices.Values(all[:max(2, n-n/4)]))
-				w.have(t, m, keep)
-				expectFair(t, w.draw(t, m, sources[4], 300*len(keep)), keep)
+				w.changeRandomly(t, m, 1000)
+				r := rand.New(rand.NewPCG(uint64(n), 2))
+				fair(t, 4, slices.Sorted(slices.Values(r.Perm(n)[:max(2, n-n/4)])))
 			})
 		})
 	}
 }
 
-// set hands in that these endpoints are ready and the others are not.
-func (w *world) set(t *testing.T, m *many, keep []int) {
+// changeRandomly gives the Service other endpoints again and again, and waits each
+// time until the kernel has them: in each family there is a transaction for each.
+func (w *world) changeRandomly(t *testing.T, m *many, changes int) {
 	t.Helper()
-	for i, s := range m.slices {
-		next := s.(*discoveryv1.EndpointSlice).DeepCopy()
-		next.Endpoints[0].Conditions.Ready = new(slices.Contains(keep, i))
-		next.Endpoints[0].Conditions.Serving = new(false)
-		must(t, w.proxy.tracker.slices.Update(next))
+	n := len(m.ready)
+	r := rand.New(rand.NewPCG(uint64(n), 1))
+	transactions := func(family int) float64 {
+		return w.value(t, fmt.Sprintf("fairway_nodeproxy_transactions_total{ip_family=%q}", families[family]))
 	}
+	before := []float64{transactions(0), transactions(1)}
+	for done := 0; done < changes; {
+		if w.set(t, m, r.Perm(n)[:1+r.IntN(n)]) {
+			done++
+			w.settle(t)
+		}
+	}
+	for family, name := range families {
+		if got := transactions(family) - before[family]; got < float64(changes) {
+			t.Errorf("%d changes made %v transactions of %s", changes, got, name)
+		}
+	}
+}
+
+// set hands in that these endpoints are ready and the others are not, and tells
+// whether that is a change.
+func (w *world) set(t *testing.T, m *many, keep []int) (changed bool) {
+	t.Helper()
+	for i, own := range m.slices {
+		ready := slices.Contains(keep, i)
+		if ready == m.ready[i] {
+			continue
+		}
+		m.ready[i], changed = ready, true
+		for _, s := range own {
+			next := s.(*discoveryv1.EndpointSlice).DeepCopy()
+			next.Endpoints[0].Conditions.Ready = &ready
+			next.Endpoints[0].Conditions.Serving = new(false)
+			must(t, w.proxy.tracker.slices.Update(next))
+		}
+	}
+	return changed
 }
 
 func (w *world) have(t *testing.T, m *many, keep []int) {
