@@ -19,7 +19,7 @@ type transaction struct {
 	before  *batch
 	created []string // chains in before
 	wanted  map[string]*Service
-	claims  map[netip.Addr]string // see claimed
+	claims  map[netip.Addr][]string // see claimed
 	undo    []func()
 	final   bool   // there is no way back, and none to remember
 	key     []byte // scratch space
