@@ -36,6 +36,15 @@ func (w *world) served(t *testing.T, sources []netip.Addr, to netip.AddrPort, ne
 	return out
 }
 
+// eachWay runs a test in each family and over each protocol.
+func eachWay(t *testing.T, test func(t *testing.T, family int, network string)) {
+	for family, name := range families {
+		for _, network := range []string{"tcp", "udp"} {
+			t.Run(name+" "+network, func(t *testing.T) { test(t, family, network) })
+		}
+	}
+}
+
 func distinct(served map[netip.Addr]string) int {
 	return len(slices.Compact(slices.Sorted(maps.Values(served))))
 }
@@ -193,9 +202,13 @@ func TestAffinityFull(t *testing.T) {
 // TestAffinitySurvivesChurn replaces endpoints at random while clients hold on
 // to theirs.
 func TestAffinitySurvivesChurn(t *testing.T) {
+	eachWay(t, testAffinitySurvivesChurn)
+}
+
+func testAffinitySurvivesChurn(t *testing.T, family int, network string) {
 	w := newWorld(t)
 	w.start(t)
-	sources := w.sources(t, 0, 6)
+	sources := w.sources(t, family, 6)
 	service := newTestService("web", sticky(10800))
 	// Endpoints nobody reaches come and go beside the one that answers.
 	with := func(n int) []any {
@@ -211,29 +224,29 @@ func TestAffinitySurvivesChurn(t *testing.T) {
 		addresses[fmt.Sprintf("absent-%d", i)] = [2]string{fmt.Sprintf("10.244.3.%d", i+1), fmt.Sprintf("fd00:f4:3::%d", i+1)}
 	}
 	w.replace(t, append(with(0), service)...)
-	w.served(t, sources, clusterIP.at(0), "tcp")
+	w.served(t, sources, clusterIP.at(family), network)
 	for _, n := range []int{1, 4, 40, 17, 3, 0, 9, 33, 2, 40, 0} {
 		w.update(t, with(n)...)
-		for s, pod := range w.served(t, sources, clusterIP.at(0), "tcp") {
+		for s, pod := range w.served(t, sources, clusterIP.at(family), network) {
 			if pod != "a" {
 				t.Fatalf("with %d others %v went to %s", n, s, pod)
 			}
 		}
 		if n%2 == 0 {
-			w.resting(t, func() { must(t, w.proxy.planes[0].table.Sweep()) })
+			w.resting(t, func() { must(t, w.proxy.planes[family].table.Sweep()) })
 		}
 	}
 	w.stop()
 	w.startWith(t, append(with(5), service)...)
-	w.served(t, sources, clusterIP.at(0), "tcp")
+	w.served(t, sources, clusterIP.at(family), network)
 }
 
 // TestAffinityAtLaterAddresses: an address that a Service gets later starts a
 // client where the others do, though their endpoints have come and gone.
 func TestAffinityAtLaterAddresses(t *testing.T) {
 	for _, local := range []bool{false, true} {
-		for family, familyName := range families {
-			t.Run(fmt.Sprintf("%s local=%v", familyName, local), func(t *testing.T) {
+		t.Run(fmt.Sprintf("local=%v", local), func(t *testing.T) {
+			eachWay(t, func(t *testing.T, family int, network string) {
 				w := newWorld(t)
 				w.start(t)
 				service := func(edits ...func(*corev1.Service)) *corev1.Service {
@@ -248,94 +261,91 @@ func TestAffinityAtLaterAddresses(t *testing.T) {
 				w.update(t, service())
 
 				known, late := atNode, vip
-				first := w.served(t, w.sources(t, family, 12), known.at(family), "tcp")
+				first := w.served(t, w.sources(t, family, 12), known.at(family), network)
 				if n := distinct(first); n < 2 {
 					t.Fatalf("all clients went to one endpoint: %v", first)
 				}
-				if got := w.served(t, slices.Collect(maps.Keys(first)), late.at(family), "tcp"); !maps.Equal(got, first) {
+				if got := w.served(t, slices.Collect(maps.Keys(first)), late.at(family), network); !maps.Equal(got, first) {
 					t.Errorf("at the later address: %v, at the other: %v", got, first)
 				}
 			})
-		}
+		})
 	}
 }
 
 // TestAffinityPorts has a Service with two ports: a client gets the same endpoint
 // at both, and what becomes of one port is no matter of the other's.
 func TestAffinityPorts(t *testing.T) {
-	for family, familyName := range families {
-		t.Run(familyName, func(t *testing.T) {
-			w := newWorld(t)
-			w.start(t)
-			const secondPort = 81
-			service := newTestService("web", sticky(10800), func(s *corev1.Service) {
-				s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "second", Protocol: corev1.ProtocolTCP, Port: secondPort})
-			})
-			second := func(pods ...string) []any {
-				out := newTestSlices("web", podsNamed(pods...)...)
-				for _, o := range out {
-					slice := o.(*discoveryv1.EndpointSlice)
-					slice.Name += "-second"
-					slice.Ports = []discoveryv1.EndpointPort{{Name: new("second"), Protocol: new(corev1.ProtocolTCP), Port: new(int32(podPort))}}
-				}
-				return out
-			}
-			w.replace(t, slices.Concat(newTestSlices("web", podsNamed("a", "b", "remote")...), second("a", "b", "remote"), []any{service})...)
-			sources := w.sources(t, family, 12)
-			at80 := vip.at(family)
-			at81 := netip.AddrPortFrom(at80.Addr(), secondPort)
-			first := w.served(t, sources, at80, "tcp")
-			if got := w.served(t, sources, at81, "tcp"); !maps.Equal(got, first) || distinct(first) < 2 {
-				t.Errorf("at the second port: %v, at the first: %v", got, first)
-			}
-			w.update(t, second("b")...)
-			for source, pod := range w.served(t, sources, at81, "tcp") {
-				if pod != "b" {
-					t.Errorf("%v went to %s at the second port, which only b has", source, pod)
-				}
-			}
-			w.update(t, second("a", "b", "remote")...)
-			for source, pod := range w.served(t, sources, at81, "tcp") {
-				if pod != "b" {
-					t.Errorf("%v was moved to %s when other endpoints of the second port came back", source, pod)
-				}
-			}
-			if got := w.served(t, sources, at80, "tcp"); !maps.Equal(got, first) {
-				t.Errorf("at the first port, after changes of the second: %v, before %v", got, first)
-			}
+	eachWay(t, func(t *testing.T, family int, network string) {
+		protocol := corev1.Protocol(strings.ToUpper(network))
+		w := newWorld(t)
+		w.start(t)
+		const secondPort = 81
+		service := newTestService("web", sticky(10800), func(s *corev1.Service) {
+			s.Spec.Ports = append(s.Spec.Ports, corev1.ServicePort{Name: "second", Protocol: protocol, Port: secondPort})
 		})
-	}
+		second := func(pods ...string) []any {
+			out := newTestSlices("web", podsNamed(pods...)...)
+			for _, o := range out {
+				slice := o.(*discoveryv1.EndpointSlice)
+				slice.Name += "-second"
+				slice.Ports = []discoveryv1.EndpointPort{{Name: new("second"), Protocol: &protocol, Port: new(int32(podPort))}}
+			}
+			return out
+		}
+		w.replace(t, slices.Concat(newTestSlices("web", podsNamed("a", "b", "remote")...), second("a", "b", "remote"), []any{service})...)
+		sources := w.sources(t, family, 12)
+		at80 := vip.at(family)
+		at81 := netip.AddrPortFrom(at80.Addr(), secondPort)
+		first := w.served(t, sources, at80, network)
+		if got := w.served(t, sources, at81, network); !maps.Equal(got, first) || distinct(first) < 2 {
+			t.Errorf("at the second port: %v, at the first: %v", got, first)
+		}
+		w.update(t, second("b")...)
+		for source, pod := range w.served(t, sources, at81, network) {
+			if pod != "b" {
+				t.Errorf("%v went to %s at the second port, which only b has", source, pod)
+			}
+		}
+		w.update(t, second("a", "b", "remote")...)
+		for source, pod := range w.served(t, sources, at81, network) {
+			if pod != "b" {
+				t.Errorf("%v was moved to %s when other endpoints of the second port came back", source, pod)
+			}
+		}
+		if got := w.served(t, sources, at80, network); !maps.Equal(got, first) {
+			t.Errorf("at the first port, after changes of the second: %v, before %v", got, first)
+		}
+	})
 }
 
 // TestAffinityTerminating: an endpoint that terminates keeps its clients as long
 // as none is ready, and loses them to one that is.
 func TestAffinityTerminating(t *testing.T) {
-	for family, familyName := range families {
-		t.Run(familyName, func(t *testing.T) {
-			w := newWorld(t)
-			w.start(t)
-			sources := w.sources(t, family, 12)
-			w.replace(t, append(newTestSlices("web", podsNamed("a", "b", "remote")...), newTestService("web", sticky(10800)))...)
-			to := clusterIP.at(family)
-			first := w.served(t, sources, to, "tcp")
-			w.update(t, newTestSlices("web", terminating(pod("a")), terminating(pod("b")), terminating(pod("remote")))...)
-			if got := w.served(t, sources, to, "tcp"); !maps.Equal(got, first) {
-				t.Errorf("all terminate: %v, before %v", got, first)
+	eachWay(t, func(t *testing.T, family int, network string) {
+		w := newWorld(t)
+		w.start(t)
+		sources := w.sources(t, family, 12)
+		w.replace(t, append(newTestSlices("web", podsNamed("a", "b", "remote")...), newTestService("web", sticky(10800)))...)
+		to := clusterIP.at(family)
+		first := w.served(t, sources, to, network)
+		w.update(t, newTestSlices("web", terminating(pod("a")), terminating(pod("b")), terminating(pod("remote")))...)
+		if got := w.served(t, sources, to, network); !maps.Equal(got, first) {
+			t.Errorf("all terminate: %v, before %v", got, first)
+		}
+		w.update(t, newTestSlices("web", terminating(pod("a")), pod("b"), pod("remote"))...)
+		second := w.served(t, sources, to, network)
+		for source, before := range first {
+			switch now := second[source]; {
+			case now == "a":
+				t.Errorf("%v still goes to a, which terminates while others are ready", source)
+			case before != "a" && now != before:
+				t.Errorf("%v was moved from %s to %s, though only a terminates", source, before, now)
 			}
-			w.update(t, newTestSlices("web", terminating(pod("a")), pod("b"), pod("remote"))...)
-			second := w.served(t, sources, to, "tcp")
-			for source, before := range first {
-				switch now := second[source]; {
-				case now == "a":
-					t.Errorf("%v still goes to a, which terminates while others are ready", source)
-				case before != "a" && now != before:
-					t.Errorf("%v was moved from %s to %s, though only a terminates", source, before, now)
-				}
-			}
-			w.update(t, newTestSlices("web", pod("a"), pod("b"), pod("remote"))...)
-			if got := w.served(t, sources, to, "tcp"); !maps.Equal(got, second) {
-				t.Errorf("a is ready again: %v, before %v", got, second)
-			}
-		})
-	}
+		}
+		w.update(t, newTestSlices("web", pod("a"), pod("b"), pod("remote"))...)
+		if got := w.served(t, sources, to, network); !maps.Equal(got, second) {
+			t.Errorf("a is ready again: %v, before %v", got, second)
+		}
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -21,43 +22,57 @@ import (
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
 
-// load is a client that makes requests to the NodePort, one after the other.
+// load are clients that ask the Service at all its addresses, one after the other,
+// each in a family and over a protocol.
 type load struct {
-	requests atomic.Int64
-	failure  atomic.Pointer[string] // of the first request that failed
+	requests []atomic.Int64         // of each client
+	failure  atomic.Pointer[string] // the first
 	stop     func()                 // ends it, and the test with it if a request failed
 }
 
-func (w *world) load(t *testing.T) *load {
+var (
+	tcpOnly = []string{"tcp"}
+	tcpUDP  = []string{"tcp", "udp"}
+)
+
+// load starts them. Only these Pods may answer.
+func (w *world) load(t *testing.T, networks []string, pods ...string) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	l := &load{}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for ctx.Err() == nil {
-			if got := w.ask(t, "client", "tcp", atNode.at(0), patience); got.source != addresses["node"][0] {
-				l.failure.CompareAndSwap(nil, new(fmt.Sprintf("request %d: %v", l.requests.Load(), got)))
+	l := &load{requests: make([]atomic.Int64, len(networks)*len(families))}
+	var clients sync.WaitGroup
+	for i := range l.requests {
+		family, network := i/len(networks), networks[i%len(networks)]
+		clients.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				to := []target{clusterIP, vip, atNode}[n%3]
+				got := w.ask(t, "client", network, to.at(family), patience)
+				if got.source != addr("node", family).String() || !slices.Contains(pods, got.pod) {
+					l.failure.CompareAndSwap(nil, new(fmt.Sprintf("request %d over %s and %s to %s: %v", n, families[family], network, to.name, got)))
+				}
+				l.requests[i].Add(1)
 			}
-			l.requests.Add(1)
-		}
-	}()
+		})
+	}
 	l.stop = func() {
 		t.Helper()
 		cancel()
-		<-done
+		clients.Wait()
 		if f := l.failure.Load(); f != nil {
-			t.Fatalf("at least one of %d requests failed: %s", l.requests.Load(), *f)
+			t.Fatalf("at least one request failed: %s", *f)
 		}
 	}
 	return l
 }
 
-// more waits for requests that begin and end from now on.
+// more waits for requests of every client to every address that begin and end from
+// now on.
 func (l *load) more(t *testing.T) {
 	t.Helper()
-	now := l.requests.Load()
-	until(t, "requests are made", func() bool { return l.requests.Load() >= now+2 || l.failure.Load() != nil })
+	for i := range l.requests {
+		now := l.requests[i].Load()
+		until(t, "requests are made", func() bool { return l.requests[i].Load() >= now+4 || l.failure.Load() != nil })
+	}
 	if l.failure.Load() != nil {
 		l.stop()
 	}
@@ -68,7 +83,8 @@ func TestReplaceEndpointsUnderLoad(t *testing.T) {
 	w := newWorld(t)
 	w.start(t)
 	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
-	load := w.load(t)
+	// A datagram whose endpoint goes before it answers is lost with its flow.
+	load := w.load(t, tcpOnly, "a", "b", "remote")
 	for round := range 150 {
 		w.update(t, newTestSlices("web", [][]discoveryv1.Endpoint{
 			{pod("b")}, {pod("a"), pod("b"), pod("remote")}, {pod("remote")}, {pod("a"), pod("b")}, {pod("a")},
@@ -76,7 +92,7 @@ func TestReplaceEndpointsUnderLoad(t *testing.T) {
 		load.more(t)
 	}
 	load.stop()
-	w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, 0, "tcp")
+	w.check(t, []flow{{"client", atNode, []string{"a"}, "node"}})
 }
 
 // TestRestartUnderLoad stops and starts the proxy while calls are made: the table
@@ -116,12 +132,18 @@ func TestRestartUnderLoad(t *testing.T) {
 // TestUDPFollowsEndpoints keeps sending from one UDP socket, whose flow
 // connection tracking would pin to the endpoint it first had.
 func TestUDPFollowsEndpoints(t *testing.T) {
+	for family, name := range families {
+		t.Run(name, func(t *testing.T) { testUDPFollowsEndpoints(t, family) })
+	}
+}
+
+func testUDPFollowsEndpoints(t *testing.T, family int) {
 	w := newWorld(t)
 	w.start(t)
 	w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
 	for _, to := range []target{clusterIP, atNode} {
 		t.Run(to.name, func(t *testing.T) {
-			c, err := w.hosts["client"].DialContext(t.Context(), "udp", to.at(0).String())
+			c, err := w.hosts["client"].DialContext(t.Context(), "udp", to.at(family).String())
 			must(t, err)
 			defer c.Close()
 			for _, step := range []struct{ endpoints, want string }{
@@ -143,7 +165,7 @@ func TestUDPFollowsEndpoints(t *testing.T) {
 	}
 	t.Run("flow from before the Service", func(t *testing.T) {
 		w.replace(t)
-		c, err := w.hosts["client"].DialContext(t.Context(), "udp", clusterIP.at(0).String())
+		c, err := w.hosts["client"].DialContext(t.Context(), "udp", clusterIP.at(family).String())
 		must(t, err)
 		defer c.Close()
 		if got := w.exchange(t, c, patience/10); got != unreachable && got != timeout {
@@ -160,7 +182,7 @@ func TestUDPFollowsEndpoints(t *testing.T) {
 		}
 	})
 	t.Run("terminating endpoints keep their flows", func(t *testing.T) {
-		c, err := w.hosts["client"].DialContext(t.Context(), "udp", clusterIP.at(0).String())
+		c, err := w.hosts["client"].DialContext(t.Context(), "udp", clusterIP.at(family).String())
 		must(t, err)
 		defer c.Close()
 		w.update(t, newTestSlices("web", pod("a"))...)
@@ -170,7 +192,7 @@ func TestUDPFollowsEndpoints(t *testing.T) {
 		if got := w.exchange(t, c, patience); got.pod != "a" {
 			t.Errorf("a flow moved to %v while its endpoint still served", got)
 		}
-		w.checkOne(t, flow{"client", clusterIP, []string{"b"}, "node"}, 0, "udp")
+		w.checkOne(t, flow{"client", clusterIP, []string{"b"}, "node"}, family, "udp")
 	})
 }
 
@@ -292,7 +314,7 @@ func TestManyServices(t *testing.T) {
 	w.start(t)
 	objects := append(newTestSlices("web", pod("a"), pod("b")), newTestService("web"))
 	w.replace(t, objects...)
-	load := w.load(t)
+	load := w.load(t, tcpUDP, "a", "b")
 	const count = 2000
 	ip := func(i int) string { return fmt.Sprintf("10.96.%d.%d", 1+i/250, 1+i%250) }
 	for i := range count {

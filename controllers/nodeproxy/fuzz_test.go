@@ -1,7 +1,6 @@
 package nodeproxy
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -9,12 +8,11 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
 )
@@ -162,10 +160,11 @@ func FuzzKernel(f *testing.F) {
 		w := newWorld(t)
 		w.configure = func(c *Config) { c.HealthPort = 10256 }
 		w.start(t)
+		// What is no ClusterIP by these is nobody's to claim as one.
+		must(t, w.proxy.tracker.ranges.Replace([]any{&networkingv1.ServiceCIDR{Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"10.96.0.0/16", "fd00:96::/64"}}}}, ""))
 		steady := append(newTestSlices("web", pod("a")), newTestService("web"))
 		w.replace(t, steady...)
-		asked, stop := w.askSteadily(t)
-		defer stop()
+		load := w.load(t, tcpUDP, "a")
 		r, rest := choose(input)
 		for round := 0; round == 0 || len(rest.input) > 0; round++ {
 			if objects := oddObjects(r); round%5 == 4 {
@@ -174,10 +173,12 @@ func FuzzKernel(f *testing.F) {
 				w.update(t, objects...)
 			}
 			if refused := w.proxy.Refused(); len(refused) > 0 {
+				load.stop()
 				t.Fatalf("round %d: the kernel refuses %+v", round, refused)
 			}
 		}
-		asked(t)
+		load.more(t)
+		load.stop()
 		w.replace(t, steady...)
 		for _, name := range families {
 			if n := w.value(t, fmt.Sprintf("kubeproxy_sync_proxy_rules_nftables_sync_failures_total{ip_family=%q}", name)); n != 0 {
@@ -186,43 +187,4 @@ func FuzzKernel(f *testing.F) {
 		}
 		w.list(t)
 	})
-}
-
-// askSteadily asks the Service at all its addresses all the time, until it is told
-// to look at what came of it: at least two answers from everywhere, all right.
-// It is to be stopped before the test ends.
-func (w *world) askSteadily(t *testing.T) (look func(*testing.T), stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	var asking sync.WaitGroup
-	var failure atomic.Pointer[string]
-	var answers []*atomic.Int64
-	for family := range families {
-		for _, network := range []string{"tcp", "udp"} {
-			n := new(atomic.Int64)
-			answers = append(answers, n)
-			asking.Go(func() {
-				want := answer{"a", addr("node", family).String()}
-				for ctx.Err() == nil {
-					for _, to := range []target{clusterIP, vip, atNode} {
-						if got := w.ask(t, "client", network, to.at(family), patience); got != want {
-							failure.CompareAndSwap(nil, new(fmt.Sprintf("%s at %s over %s: %v", to.name, families[family], network, got)))
-						}
-					}
-					n.Add(1)
-				}
-			})
-		}
-	}
-	look = func(t *testing.T) {
-		t.Helper()
-		for _, n := range answers {
-			before := n.Load()
-			until(t, "the Service that was there is asked", func() bool { return n.Load() >= before+2 || failure.Load() != nil })
-		}
-		if f := failure.Load(); f != nil {
-			t.Fatal(*f)
-		}
-	}
-	return look, func() { cancel(); asking.Wait() }
 }

@@ -14,8 +14,8 @@ func TestNeighbours(t *testing.T) {
 		return `add table ` + family + ` cni_hostport
 add chain ` + family + ` cni_hostport prerouting { type nat hook prerouting priority dstnat; }
 add chain ` + family + ` cni_hostport output { type nat hook output priority -100; }
-add rule ` + family + ` cni_hostport prerouting ` + daddr + ` tcp dport 8443 dnat to ` + to + `
-add rule ` + family + ` cni_hostport output ` + daddr + ` tcp dport 8443 dnat to ` + to + `
+add rule ` + family + ` cni_hostport prerouting ` + daddr + ` meta l4proto { tcp, udp } th dport 8443 dnat to ` + to + `
+add rule ` + family + ` cni_hostport output ` + daddr + ` meta l4proto { tcp, udp } th dport 8443 dnat to ` + to + `
 `
 	}
 	for _, c := range []struct {
@@ -62,11 +62,7 @@ add rule inet filter forward ct status dnat accept
 			if !c.before {
 				w.nft(t, c.rules)
 			}
-			for family := range families {
-				for _, f := range c.flows {
-					w.checkOne(t, f, family, "tcp")
-				}
-			}
+			w.check(t, c.flows)
 			// The proxy has its table, and nothing of the others'.
 			w.nft(t, "list", "ruleset")
 		})

@@ -18,11 +18,13 @@ func TestNodeAddresses(t *testing.T) {
 	at := func(answered [2]bool) {
 		t.Helper()
 		for family := range families {
-			w.checkOne(t, flow{"client", clusterIP, []string{"a"}, "node"}, family, "tcp")
+			want := flow{"client", atNode, reject, ""} // by the node itself
 			if answered[family] {
-				w.checkOne(t, flow{"client", atNode, []string{"a"}, "node"}, family, "tcp")
-			} else {
-				w.checkOne(t, flow{"client", atNode, reject, ""}, family, "tcp") // by the node itself
+				want = flow{"client", atNode, []string{"a"}, "node"}
+			}
+			for _, network := range tcpUDP {
+				w.checkOne(t, flow{"client", clusterIP, []string{"a"}, "node"}, family, network)
+				w.checkOne(t, want, family, network)
 			}
 		}
 	}

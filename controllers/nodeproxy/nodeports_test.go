@@ -94,10 +94,12 @@ func TestNodePortFamilies(t *testing.T) {
 			w.replace(t, append(newTestSlices("web", pod("a")), newTestService("web"))...)
 			for family := range families {
 				for _, to := range []target{atNode, atAlternative} {
+					want := flow{"client", to, reject, ""}
 					if slices.Contains(c.answered[family], to) {
-						w.checkOne(t, flow{"client", to, []string{"a"}, "node"}, family, "tcp")
-					} else {
-						w.checkOne(t, flow{"client", to, reject, ""}, family, "tcp")
+						want = flow{"client", to, []string{"a"}, "node"}
+					}
+					for _, network := range tcpUDP {
+						w.checkOne(t, want, family, network)
 					}
 				}
 			}
@@ -114,9 +116,11 @@ func TestNodePortsFollowAddresses(t *testing.T) {
 	answered := func(want string) {
 		t.Helper()
 		for family := range families {
-			until(t, "the address is "+want, func() bool {
-				return w.ask(t, "client", "tcp", target{"node-alt", nodePort}.at(family), patience/10).pod == want
-			})
+			for _, network := range tcpUDP {
+				until(t, "the address is "+want+" over "+network, func() bool {
+					return w.ask(t, "client", network, target{"node-alt", nodePort}.at(family), patience/10).pod == want
+				})
+			}
 		}
 	}
 	w.addAlternative(t)

@@ -31,7 +31,7 @@ func TestUpgradeUnderLoad(t *testing.T) {
 			// The endpoints clients would be given anew are others by now.
 			w.update(t, newTestSlices("web", pod("a"), pod("b"))...)
 			w.update(t, objects...)
-			load := w.load(t)
+			load := w.load(t, tcpUDP, "a", "b", "remote")
 			for round := range 6 {
 				w.stop()
 				load.more(t)
@@ -82,19 +82,24 @@ func TestForeignChangeRepaired(t *testing.T) {
 	if w.list(t) == "" {
 		t.Skip("NOT CHECKED: there is no nft tool to change the table with")
 	}
-	for _, command := range []string{
-		"flush map ip fairway endpoints",
-		"delete element ip fairway services { 10.96.0.10 . tcp . 80 }",
-		"insert rule ip fairway frontends drop",
-		"delete table ip fairway",
-	} {
-		dumps := w.stats(t).Dumps
-		w.nft(t, command)
-		until(t, "the Service is back after "+command, func() bool {
-			return w.ask(t, "client", "tcp", clusterIP.at(0), patience/10).pod == "a"
-		})
-		if now := w.stats(t).Dumps; now > dumps+1 {
-			t.Errorf("after %q the kernel was read %d times", command, now-dumps)
+	for family, name := range families {
+		of := []string{"ip fairway", "ip6 fairway"}[family]
+		for _, command := range []string{
+			"flush map " + of + " endpoints",
+			"delete element " + of + " services { " + addresses["cluster"][family] + " . tcp . 80 }",
+			"insert rule " + of + " frontends drop",
+			"delete table " + of,
+		} {
+			dumps := w.stats(t).Dumps
+			w.nft(t, command)
+			for _, network := range []string{"tcp", "udp"} {
+				until(t, "the Service is back over "+name+" and "+network+" after "+command, func() bool {
+					return w.ask(t, "client", network, clusterIP.at(family), patience/10).pod == "a"
+				})
+			}
+			if now := w.stats(t).Dumps; now > dumps+1 {
+				t.Errorf("after %q the kernel was read %d times", command, now-dumps)
+			}
 		}
 	}
 }
