@@ -31,8 +31,8 @@ node-proxy watches Services, EndpointSlices and its own Node and keeps one
 nftables table, named "fairway", per address family. It needs the capability
 NET_ADMIN in the node's network namespace. It runs no other program.
 
-When it stops, the table stays and goes on forwarding; the next start replaces
-it in one transaction. "node-proxy --cleanup" removes it.`,
+When it stops, the table stays and goes on forwarding; the next start takes it
+over and changes what differs. "node-proxy --cleanup" removes it.`,
 		Example: `  # on a node, as a program
   node-proxy --kubeconfig /etc/fairway/kubeconfig --cluster-cidr 10.244.0.0/16
 
