@@ -26,7 +26,8 @@ func (w *world) many(t *testing.T, n int) *many {
 	t.Helper()
 	m := &many{ready: make([]bool, n)}
 	for family := range families {
-		m.hits = append(m.hits, make([]atomic.Int64, n))
+		hits := make([]atomic.Int64, n)
+		m.hits = append(m.hits, hits)
 		for i := range n {
 			at := netip.AddrPortFrom(addr("a", family), uint16(firstPort+i))
 			c, err := w.hosts["a"].ListenPacket(t.Context(), "udp", at.String())
@@ -38,7 +39,7 @@ func (w *world) many(t *testing.T, n int) *many {
 					if _, _, err := c.ReadFrom(buf); err != nil {
 						return
 					}
-					m.hits[family][i].Add(1)
+					hits[i].Add(1)
 				}
 			}()
 		}
