@@ -86,7 +86,12 @@ func FuzzDesired(f *testing.F) {
 				handOver(t, tracker, o, r.IntN(5) == 0)
 			}
 		}
-		changes := tracker.take(r.IntN(2) == 0)
+		changes, again := tracker.take(true), tracker.take(true)
+		for name := range again.services {
+			if !reflect.DeepEqual(changes.slices[name], again.slices[name]) {
+				t.Errorf("%s has the slices\n%+v\nand then\n%+v", name, changes.slices[name], again.slices[name])
+			}
+		}
 		for _, ipv6 := range []bool{false, true} {
 			v := view{ipv6: ipv6, zone: pick(r, []string{"", "zone-a"}), nodeAddresses: parseAddrs(some(r, 3, oddAddresses)),
 				nodePortAddresses: parseAddrs(some(r, 3, oddAddresses)), healthPort: pick(r, []uint16{0, 10256}), loopback: r.IntN(2) == 0}

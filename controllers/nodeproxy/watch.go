@@ -3,6 +3,7 @@ package nodeproxy
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -198,7 +199,9 @@ func (t *tracker) take(all bool) changes {
 			continue
 		}
 		c.services[name] = &s
-		for key := range t.slicesOf[name] {
+		// Always in the same order: where two slices contradict each other, nothing
+		// else that changes must make the other one count.
+		for _, key := range slices.Sorted(maps.Keys(t.slicesOf[name])) {
 			c.slices[name] = append(c.slices[name], t.slices.records[key])
 		}
 	}
