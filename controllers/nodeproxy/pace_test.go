@@ -29,9 +29,8 @@ func paced(t *testing.T, f func(t *testing.T, w *world, period time.Duration)) {
 // happens any more without time passing.
 func (w *world) change(t *testing.T, port int32) {
 	t.Helper()
-	for _, s := range withTargetPort(newTestSlices("web", pod("b")), port) {
-		must(t, w.proxy.tracker.slices.Update(s))
-	}
+	// All at once: a family that comes later would have to wait.
+	must(t, w.proxy.tracker.slices.Replace(withTargetPort(newTestSlices("web", pod("b")), port), ""))
 	synctest.Wait()
 }
 
