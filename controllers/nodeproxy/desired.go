@@ -97,7 +97,7 @@ func desired(s service, endpoints []endpointSlice, v view) forwarding {
 		add(external, p.nodePort, v.nodePortAddresses)
 		if v.loopback && p.nodePort != 0 && p.protocol != nft.TCP {
 			f := nft.Frontend{Addr: loopbackAddress(v.ipv6), Protocol: p.protocol, Port: p.nodePort}
-			out.service.Frontends[f] = nft.Backends{Policy: nft.External} // no endpoint: refused
+			out.service.Frontends[f] = nft.Backends{Policy: nft.Refused}
 		}
 		if v.loopback && p.nodePort != 0 && p.protocol == nft.TCP {
 			if out.loopback == nil {

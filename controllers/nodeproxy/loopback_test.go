@@ -44,6 +44,13 @@ func TestLocalhostNodePortsRefused(t *testing.T) {
 					t.Errorf("%s, another port: %v", step.name, got)
 				}
 			}
+			w.resting(t, func() { w.proxy.sweep(t.Context()) }) // which reads the counters
+			for _, protocol := range []string{"UDP", "SCTP"} {
+				of := fmt.Sprintf("kubeproxy_nftables_localhost_nodeport_rejected_packets_total{ip_family=%q,protocol=%q}", name, protocol)
+				if n := w.value(t, of); n != 2 {
+					t.Errorf("%v packets over %s were counted as refused, want 2", n, protocol)
+				}
+			}
 		})
 	}
 }

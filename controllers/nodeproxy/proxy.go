@@ -337,6 +337,11 @@ func (p *Proxy) sweep(ctx context.Context) {
 		if full, err := plane.table.AffinityFull(); err == nil {
 			plane.report.affinityFull(full)
 		}
+		for _, protocol := range []nft.Protocol{nft.UDP, nft.SCTP} {
+			if n, err := plane.table.Refused(protocol); err == nil {
+				plane.report.refusedAtLoopback(protocol, n)
+			}
+		}
 	}
 }
 

@@ -22,10 +22,11 @@ type report struct {
 	node    string
 	family  string
 
-	sent    struct{ transactions, messages, elements, bytes metrics.Delta }
-	full    metrics.Delta
-	noLocal map[string]noLocal // of the Services that have any
-	lacking noLocal            // of all of them together
+	sent     struct{ transactions, messages, elements, bytes metrics.Delta }
+	full     metrics.Delta
+	loopback map[nft.Protocol]*metrics.Delta // packets refused at NodePorts of the loopback address
+	noLocal  map[string]noLocal              // of the Services that have any
+	lacking  noLocal                         // of all of them together
 
 	queued    prometheus.Gauge // when a change last was
 	triggered []time.Time      // what happened in the cluster and is not in the kernel yet
@@ -52,6 +53,7 @@ func (n *noLocal) count(s service, p pools) {
 func newReport(c Config, family health.Family) *report {
 	r := &report{metrics: c.Metrics, events: c.Events, node: c.NodeName, family: string(family), noLocal: make(map[string]noLocal)}
 	r.metrics.Families(r.family)
+	r.loopback = map[nft.Protocol]*metrics.Delta{nft.UDP: {}, nft.SCTP: {}}
 	r.queued = r.metrics.SyncLastQueuedTimestamp.WithLabelValues(r.family)
 	return r
 }
@@ -86,6 +88,11 @@ func (r *report) count(s nft.Stats) {
 // affinityFull notes how many connections found no room in the affinity map.
 func (r *report) affinityFull(total uint64) {
 	r.full.Add(r.metrics.AffinityFull.WithLabelValues(r.family), int(total))
+}
+
+// refusedAtLoopback notes how many packets of a protocol loopback NodePorts refused.
+func (r *report) refusedAtLoopback(p nft.Protocol, total uint64) {
+	r.loopback[p].Add(r.metrics.LoopbackRefused.WithLabelValues(r.family, strings.ToUpper(p.String())), int(total))
 }
 
 // failed notes a round that changed nothing.

@@ -33,6 +33,7 @@ type Metrics struct {
 	ConntrackDeleted                                    *prometheus.CounterVec
 	LoopbackListeners                                   *prometheus.GaugeVec
 	LoopbackFailures                                    *prometheus.CounterVec
+	LoopbackRefused                                     *prometheus.CounterVec // protocol
 
 	// The Kubernetes client's, which dashboards for kube-proxy show as well.
 	requests        *prometheus.CounterVec
@@ -77,6 +78,7 @@ func New() *Metrics {
 	m.ConntrackDeleted = m.counter("kubeproxy_conntrack_reconciler_deleted_entries_total", "Stale flows deleted from connection tracking.", family)
 	m.LoopbackListeners = m.gauge("kubeproxy_nftables_localhost_nodeport_listeners", "NodePorts answered at the loopback address.", family)
 	m.LoopbackFailures = m.counter("kubeproxy_nftables_localhost_nodeport_listener_creation_failures_total", "Failures to listen at a NodePort of the loopback address.", family)
+	m.LoopbackRefused = m.counter("kubeproxy_nftables_localhost_nodeport_rejected_packets_total", "Packets refused at NodePorts of the loopback address: UDP and SCTP.", []string{"ip_family", "protocol"})
 
 	m.requests = m.counter("rest_client_requests_total", "Requests to the API server.", []string{"code", "method", "host"})
 	m.requestDuration = m.histogram("rest_client_request_duration_seconds", "Time of requests to the API server.",
@@ -134,6 +136,9 @@ func (m *Metrics) Families(names ...string) {
 		}
 		for _, policy := range []string{"internal", "external"} {
 			m.NoLocalEndpoints.WithLabelValues(policy, name)
+		}
+		for _, protocol := range []string{"UDP", "SCTP"} {
+			m.LoopbackRefused.WithLabelValues(name, protocol)
 		}
 	}
 }

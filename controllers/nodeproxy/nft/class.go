@@ -48,6 +48,8 @@ func (c class) target() string {
 		prefix = "ranged-"
 	}
 	switch {
+	case c.policy == Refused:
+		return prefix + chainRefused
 	case c.slots == 0 && c.local == 0:
 		return prefix + chainRefuse
 	case c.policy == InternalLocal && c.local == 0:
@@ -154,7 +156,7 @@ func (r rules) spec(name string) (chainSpec, bool) {
 		inner, ok := r.spec(name[len("ranged-"):])
 		return r.ranged(inner), ok
 	}
-	if name == chainRefuse {
+	if name == chainRefuse || name == chainRefused {
 		return chainSpec{name: name}, true // always there
 	}
 	if p, ok := parsePick(name); ok {

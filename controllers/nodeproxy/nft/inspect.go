@@ -115,7 +115,7 @@ func (in inspector) inspect(f Frontend, client netip.Addr) (i Inspection, err er
 	target, ranged := strings.CutPrefix(e.target, "ranged-")
 	i.Ranged = ranged
 	c, known := parseTarget(target)
-	i.Refused = target == chainRefuse
+	i.Refused = target == chainRefuse || target == chainRefused
 	if i.Policy, i.Affinity = c.policy, c.affinity; target == targetDrop {
 		i.Policy = InternalLocal
 	}

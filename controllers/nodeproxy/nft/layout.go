@@ -120,8 +120,7 @@ func newLayout(c Config) (layout, error) {
 	if l.priorities.Source == 0 {
 		l.priorities.Source = prioritySourceNAT
 	}
-	const counters = 1
-	l.fixedObjects, l.hookObjects = len(l.sets())+len(l.chains())+counters, len(l.hooks())
+	l.fixedObjects, l.hookObjects = len(l.sets())+len(l.chains())+len(l.counters()), len(l.hooks())
 	return l, nil
 }
 

@@ -21,7 +21,7 @@ func arbitrary(r *rand.Rand) *Service {
 	for range r.IntN(4) {
 		// Few addresses, so that Services claim each other's.
 		f := Frontend{Addr: netip.AddrFrom4([4]byte{10, 96, 0, byte(r.IntN(6))}), Protocol: []Protocol{TCP, UDP, SCTP}[r.IntN(3)], Port: uint16(80 + r.IntN(3))}
-		b := Backends{Policy: Policy(r.IntN(5)), Cluster: pool(), ServicePort: uint16(r.IntN(2))}
+		b := Backends{Policy: Policy(r.IntN(6)), Cluster: pool(), ServicePort: uint16(r.IntN(2))}
 		if b.Policy == InternalLocal || b.Policy == ExternalLocal {
 			b.Local = b.Cluster[:r.IntN(len(b.Cluster)+1)]
 		}

@@ -168,6 +168,15 @@ func (r rules) refuseTCP() []expr.Any {
 	}
 }
 
+// count counts packets of a protocol for a frontend of the policy Refused.
+func (r rules) count(p Protocol) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: reg1, Data: []byte{byte(p)}},
+		&expr.Objref{Type: unix.NFT_OBJECT_COUNTER, Name: refusedCounters[p]},
+	}
+}
+
 // refuse answers "port unreachable".
 func (r rules) refuse() []expr.Any {
 	code := uint8(3) // ICMP_PORT_UNREACH

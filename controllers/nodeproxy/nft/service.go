@@ -18,6 +18,11 @@ const (
 	SCTP Protocol = unix.IPPROTO_SCTP
 )
 
+// String returns the protocol's name in small letters.
+func (p Protocol) String() string {
+	return map[Protocol]string{TCP: "tcp", UDP: "udp", SCTP: "sctp"}[p]
+}
+
 // Frontend is the destination that packets to a Service have.
 type Frontend struct {
 	Addr     netip.Addr
@@ -27,8 +32,7 @@ type Frontend struct {
 
 // String returns address:port/protocol.
 func (f Frontend) String() string {
-	name := map[Protocol]string{TCP: "tcp", UDP: "udp", SCTP: "sctp"}[f.Protocol]
-	return fmt.Sprintf("%v/%s", netip.AddrPortFrom(f.Addr, f.Port), name)
+	return fmt.Sprintf("%v/%v", netip.AddrPortFrom(f.Addr, f.Port), f.Protocol)
 }
 
 // Policy says which endpoints take a packet and who they see as its source.
@@ -47,6 +51,9 @@ const (
 	ExternalLocal
 	// Direct takes any endpoint and keeps the source.
 	Direct
+	// Refused takes none: whatever endpoints there are, connections are refused,
+	// and counted, see [Table.Refused].
+	Refused
 )
 
 // Backends is where packets to a frontend go.

@@ -37,12 +37,21 @@ const (
 // counterAffinityFull counts connections for which the affinity map had no room.
 const counterAffinityFull = "affinity-full"
 
+// refusedCounters count what frontends of the policy Refused got.
+var refusedCounters = map[Protocol]string{UDP: "refused-udp", SCTP: "refused-sctp"}
+
+// counters returns the names of the table's counters.
+func (l *layout) counters() []string {
+	return []string{counterAffinityFull, refusedCounters[UDP], refusedCounters[SCTP]}
+}
+
 // Chains that are always there; [class] makes the others.
 const (
 	chainFrontends   = "frontends"
 	chainRefuse      = "refuse"
-	chainWrongPort   = "wrong-port"  // of a ClusterIP
-	chainUnallocated = "unallocated" // ClusterIP
+	chainRefused     = "count-and-refuse" // of the policy Refused
+	chainWrongPort   = "wrong-port"       // of a ClusterIP
+	chainUnallocated = "unallocated"      // ClusterIP
 	chainPrerouting  = "nat-prerouting"
 	chainOutput      = "nat-output"
 	chainPostrouting = "nat-postrouting"
@@ -114,6 +123,7 @@ func (l *layout) chains() []chainSpec {
 	r := l.rules
 	return []chainSpec{
 		{name: chainRefuse, rules: [][]expr.Any{r.refuseTCP(), r.refuse()}},
+		{name: chainRefused, rules: [][]expr.Any{r.count(UDP), r.count(SCTP), r.goTo(chainRefuse)}},
 		// What a program of this node serves at such an address (a DNS cache at
 		// its Service's) is its own affair.
 		{name: chainWrongPort, rules: [][]expr.Any{r.join(r.local(), r.leave()), r.goTo(chainRefuse)}},
@@ -134,9 +144,11 @@ func (l *layout) createSkeleton(b *batch) error {
 	for _, s := range l.sets() {
 		newSet(b, s)
 	}
-	b.put(sectionCreate, unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "",
-		attrString(unix.NFTA_OBJ_TABLE, b.table), attrString(unix.NFTA_OBJ_NAME, counterAffinityFull),
-		attrU32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER), attr{typ: unix.NFTA_OBJ_DATA, nested: []attr{}})
+	for _, name := range l.counters() {
+		b.put(sectionCreate, unix.NFT_MSG_NEWOBJ, unix.NLM_F_CREATE, "",
+			attrString(unix.NFTA_OBJ_TABLE, b.table), attrString(unix.NFTA_OBJ_NAME, name),
+			attrU32(unix.NFTA_OBJ_TYPE, unix.NFT_OBJECT_COUNTER), attr{typ: unix.NFTA_OBJ_DATA, nested: []attr{}})
+	}
 	for _, c := range l.chains() {
 		newChain(b, "", c.name)
 		for _, rule := range c.rules {

@@ -117,7 +117,7 @@ func (t *Table) read(s *survey) (state, error) {
 	found := newState()
 	found.hooked = s.hooked()
 	for name := range s.chains {
-		if spec, ok := t.layout.rules.spec(name); ok && name != chainRefuse {
+		if spec, ok := t.layout.rules.spec(name); ok && spec.rules != nil {
 			found.chains[name] = chain{needs: needs(spec)}
 		}
 	}
@@ -154,7 +154,7 @@ func (t *Table) readFrontends(found *state) error {
 	for _, e := range services {
 		f, _ := r.cutFrontend(e.key)
 		c, known := parseTarget(strings.TrimPrefix(e.target, "ranged-"))
-		if !known && !strings.HasSuffix(e.target, chainRefuse) && e.target != targetDrop {
+		if !known && !slices.Contains([]string{chainRefuse, chainRefused, targetDrop}, strings.TrimPrefix(e.target, "ranged-")) {
 			return fmt.Errorf("packets to %v go to %q", f, e.target)
 		}
 		have := frontend{owner: e.comment, found: true, target: e.target}

@@ -116,6 +116,12 @@ func (t *Table) AffinityFull() (uint64, error) {
 	return t.kernel.counter(t.layout.rules.family, TableName, counterAffinityFull)
 }
 
+// Refused returns how many packets of a protocol, UDP or SCTP, frontends of the
+// policy [Refused] got.
+func (t *Table) Refused(p Protocol) (uint64, error) {
+	return t.kernel.counter(t.layout.rules.family, TableName, refusedCounters[p])
+}
+
 // Close gives the table up. It stays in the kernel and goes on forwarding.
 func (t *Table) Close() error {
 	t.foreign.close()

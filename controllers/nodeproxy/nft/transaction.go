@@ -182,7 +182,7 @@ func (tx *transaction) program(name string, f Frontend, s *Service) error {
 	if affinity {
 		next.port = tx.state.number(port)
 	}
-	if want.Policy != InternalLocal {
+	if want.Policy != InternalLocal && want.Policy != Refused {
 		next.cluster = tx.begun(f, s, next.port, clusterPool).update(want.Cluster, affinity)
 	}
 	if want.Policy == InternalLocal || want.Policy == ExternalLocal {
