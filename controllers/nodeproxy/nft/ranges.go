@@ -12,7 +12,7 @@ import (
 // another chain. Sources of all frontends are in one set.
 func (r rules) ranged(inner chainSpec) chainSpec {
 	s := chainSpec{name: "ranged-" + inner.name}
-	if inner.name != chainRefuse {
+	if inner.rules != nil { // else it is always there
 		s.needs = []chainSpec{inner}
 	}
 	for range 2 { // once more: a lookup may miss an element that is being replaced
