@@ -6,8 +6,9 @@ The contenders take turns on one node, a network namespace, with the same API se
 from round to round. After each the node's ruleset is emptied, and seen to be empty. Of twenty Services sixteen have a cluster
 IP only, three a NodePort, and one is a load balancer with traffic policy Local; beyond 6,000 Services, where the API server's
 range ends, no more have NodePorts. A fifth of the Services have 1 endpoint, one in forty has 32, the others 4: on average 4.
-One in ten has a backend that answers. Those with a cluster IP only are copied in the API server's store from one that it made:
-it counts all addresses in use whenever it gives one away, which takes half an hour for 30,000. Clients and backends are network namespaces on cables of their own.
+One in ten has a backend that answers. Those with a cluster IP only are copied in the API server's store from one that it
+made: it counts all addresses in use whenever it gives one away, which would take half an hour for 30,000. Clients and
+backends are network namespaces on cables of their own.
 
 - *Start*: from the start of the process until a Pod reaches the last Service and 20 others all over. The bare informer is a
   process of client-go that reads Services and EndpointSlices, on the node and in the same round; the raw netlink loader has
