@@ -25,6 +25,7 @@ import (
 
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/health"
 	"github.com/fairway-lb/fairway/controllers/nodeproxy/nft"
+	"github.com/fairway-lb/fairway/e2e/sandbox"
 )
 
 // Variables that make the test binary a proxy of the API server they name.
@@ -253,7 +254,7 @@ func TestKilledAnywhere(t *testing.T) {
 	churn := rand.New(rand.NewPCG(r.Uint64(), 1))
 	go func() {
 		defer close(stopped)
-		tick := time.NewTicker(2 * time.Millisecond)
+		tick := time.NewTicker(sandbox.Patience(2 * time.Millisecond))
 		defer tick.Stop()
 		for next := edition(1); ; next++ {
 			select {
