@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -251,6 +252,8 @@ func TestKilledAnywhere(t *testing.T) {
 
 	var changes atomic.Int64
 	stop, stopped := make(chan struct{}), make(chan struct{})
+	still := sync.OnceFunc(func() { close(stop); <-stopped })
+	t.Cleanup(still)
 	churn := rand.New(rand.NewPCG(r.Uint64(), 1))
 	go func() {
 		defer close(stopped)
@@ -287,8 +290,7 @@ func TestKilledAnywhere(t *testing.T) {
 		calls.more(t)
 		kill = w.program(t, url, map[bool]int{false: 0, true: -101 - round}[otherLayout])
 	}
-	close(stop)
-	<-stopped
+	still()
 	kill()
 	// Services go while no program is there, and one that was killed while it
 	// replaced a table may leave the other.
