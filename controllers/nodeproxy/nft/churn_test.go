@@ -154,7 +154,7 @@ func expectWhole(t *testing.T, host *sandbox.NetNS) (frontends, holes int) {
 	defer func() { _ = s.close() }()
 	reader := &Table{kernel: s, layout: layout{rules: rules{family: unix.NFPROTO_IPV4}}}
 	read := func(set string) []element {
-		out, err := reader.elements(TableName, set)
+		out, err := reader.settled(set)
 		if err != nil {
 			t.Fatal(err)
 		}

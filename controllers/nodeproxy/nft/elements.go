@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"iter"
+	"maps"
 	"net/netip"
 	"time"
 
@@ -111,6 +112,32 @@ func (t *Table) elements(table, set string) ([]element, error) {
 		}
 	}
 	return out, nil
+}
+
+// readTries bounds how often a set is read until two lists of it agree.
+const readTries = 10
+
+// settled dumps a set or map that only this program changes. The kernel lets a
+// set's hash table grow or shrink by itself a while after a change, and the list
+// is made in pieces: those made before and after that do not fit together, and
+// elements may be missing. So it is read until two lists agree.
+func (t *Table) settled(set string) ([]element, error) {
+	var before map[string]bool
+	for range readTries {
+		all, err := t.elements(TableName, set)
+		if err != nil {
+			return nil, err
+		}
+		keys := make(map[string]bool, len(all))
+		for _, e := range all {
+			keys[string(e.key)+map[bool]string{true: "end"}[e.last]] = true
+		}
+		if before != nil && maps.Equal(keys, before) {
+			return all, nil
+		}
+		before = keys
+	}
+	return nil, fmt.Errorf("the elements of %q differ each time they are read", set)
 }
 
 // cutAddr, cutFrontend and cutSlot read the beginning of a key, as their

@@ -212,11 +212,11 @@ func (t *Table) clients(found *survey) []client {
 			return nil
 		}
 	}
-	endpoints, err := t.elements(TableName, mapEndpoints)
+	endpoints, err := t.settled(mapEndpoints)
 	if err != nil {
 		return nil
 	}
-	ports, err := t.elements(TableName, mapServicePorts)
+	ports, err := t.settled(mapServicePorts)
 	if err != nil {
 		return nil
 	}

@@ -147,7 +147,7 @@ func needs(s chainSpec) []string {
 
 func (t *Table) readFrontends(found *state) error {
 	r := t.layout.rules
-	services, err := t.elements(TableName, mapServices)
+	services, err := t.settled(mapServices)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (t *Table) readFrontends(found *state) error {
 			found.chains[e.target] = ch
 		}
 	}
-	endpoints, err := t.elements(TableName, mapEndpoints)
+	endpoints, err := t.settled(mapEndpoints)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func (t *Table) readFrontends(found *state) error {
 		}
 		found.frontends[f] = have
 	}
-	sources, err := t.elements(TableName, setSources)
+	sources, err := t.settled(setSources)
 	if err != nil {
 		return err
 	}
@@ -208,7 +208,7 @@ func (t *Table) readFrontends(found *state) error {
 
 // readPorts reads which Service ports frontends with affinity belong to.
 func (t *Table) readPorts(found *state) error {
-	ports, err := t.elements(TableName, mapServicePorts)
+	ports, err := t.settled(mapServicePorts)
 	if err != nil {
 		return err
 	}
@@ -279,7 +279,7 @@ func prefixBetween(first, last netip.Addr) netip.Prefix {
 
 func (t *Table) readMembers(found *state) error {
 	for _, name := range []string{setClusterIPs, setHairpin} {
-		elements, err := t.elements(TableName, name)
+		elements, err := t.settled(name)
 		if err != nil {
 			return err
 		}
@@ -297,7 +297,7 @@ func (t *Table) readMembers(found *state) error {
 
 func (t *Table) readRanges(found *state) error {
 	for name := range t.ranges {
-		elements, err := t.elements(TableName, name)
+		elements, err := t.settled(name)
 		if err != nil {
 			return err
 		}
