@@ -209,7 +209,7 @@ func (w *world) checkStickySCTP(t *testing.T, f flow, family int) {
 					t.Fatalf("%v is answered by %v", s, got)
 				}
 				if before, asked := out[s]; asked && before != got.pod {
-					t.Fatalf("%v was answered by %s, now by %s", s, before, got.pod)
+					t.Fatalf("%v was answered by %s, now by %s; the table is\n%s", s, before, got.pod, w.list(t))
 				}
 				out[s] = got.pod
 			}
