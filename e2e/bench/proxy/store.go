@@ -18,16 +18,10 @@ import (
 	"github.com/fairway-lb/fairway/e2e/cluster"
 )
 
-// store is what the API server keeps its objects in. Services that have a
-// cluster IP only are copied in it, as the API server counts all addresses in
-// use, twice, for every one it gives to a Service
+// Services that have a cluster IP only are copied in etcd, as the API server
+// counts all addresses in use, twice, for every one it gives to a Service
 // (pkg/registry/core/service/ipallocator of Kubernetes 1.37): 9,000 Services took
 // it three minutes, and 30,000 would take it half an hour.
-type store struct {
-	client  *clientv3.Client
-	service v1.Service           // what the API server made of one,
-	address networking.IPAddress // and of its address
-}
 
 // Where the API server keeps them.
 const (
@@ -36,7 +30,7 @@ const (
 )
 
 // storeTime bounds the copying, copiesAtOnce is how many objects a transaction
-// has: the store takes 128.
+// has: etcd takes 128.
 const (
 	storeTime    = 5 * time.Minute
 	copiesAtOnce = 100
@@ -48,7 +42,6 @@ const (
 func (o *objects) copy(ctx context.Context, first int, numbers []int) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTime)
 	defer cancel()
-	var s store
 	service, err := o.client.CoreV1().Services(namespace).Get(ctx, serviceName(first), metav1.GetOptions{})
 	if err != nil {
 		return err
@@ -57,23 +50,23 @@ func (o *objects) copy(ctx context.Context, first int, numbers []int) (err error
 	if err != nil {
 		return err
 	}
-	s.service, s.address = *service, *address
-	s.service.SetGroupVersionKind(v1.SchemeGroupVersion.WithKind("Service"))
-	s.address.SetGroupVersionKind(networking.SchemeGroupVersion.WithKind("IPAddress"))
-	if s.client, err = clientv3.New(clientv3.Config{Endpoints: []string{cluster.StoreAddress}, Context: ctx}); err != nil {
+	service.SetGroupVersionKind(v1.SchemeGroupVersion.WithKind("Service"))
+	address.SetGroupVersionKind(networking.SchemeGroupVersion.WithKind("IPAddress"))
+	store, err := clientv3.New(clientv3.Config{Endpoints: []string{cluster.StoreAddress}, Context: ctx})
+	if err != nil {
 		return err
 	}
-	defer func() { _ = s.client.Close() }() // what was written was confirmed
+	defer func() { _ = store.Close() }() // what was written was confirmed
 	// Addresses come first: the API server makes those that it misses.
-	for _, object := range []func(i int) (string, runtime.Object){o.addressLike(s.address), o.serviceLike(s.service)} {
-		if err := s.put(ctx, numbers, object); err != nil {
+	for _, object := range []func(i int) (string, runtime.Object){o.addressLike(address), o.serviceLike(service)} {
+		if err := put(ctx, store, numbers, object); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (o *objects) serviceLike(like v1.Service) func(i int) (string, runtime.Object) {
+func (o *objects) serviceLike(like *v1.Service) func(i int) (string, runtime.Object) {
 	return func(i int) (string, runtime.Object) {
 		s := like.DeepCopy()
 		s.Name, s.UID, s.ResourceVersion = serviceName(i), uuid.NewUUID(), ""
@@ -82,7 +75,7 @@ func (o *objects) serviceLike(like v1.Service) func(i int) (string, runtime.Obje
 	}
 }
 
-func (o *objects) addressLike(like networking.IPAddress) func(i int) (string, runtime.Object) {
+func (o *objects) addressLike(like *networking.IPAddress) func(i int) (string, runtime.Object) {
 	return func(i int) (string, runtime.Object) {
 		a := like.DeepCopy()
 		a.Name, a.UID, a.ResourceVersion = o.addresses[i].String(), uuid.NewUUID(), ""
@@ -92,7 +85,7 @@ func (o *objects) addressLike(like networking.IPAddress) func(i int) (string, ru
 }
 
 // put writes objects where there are none yet.
-func (s *store) put(ctx context.Context, numbers []int, object func(i int) (string, runtime.Object)) error {
+func put(ctx context.Context, store *clientv3.Client, numbers []int, object func(i int) (string, runtime.Object)) error {
 	encoder := protobuf.NewSerializer(scheme.Scheme, scheme.Scheme)
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(writers)
@@ -111,7 +104,7 @@ func (s *store) put(ctx context.Context, numbers []int, object func(i int) (stri
 		}
 		numbers = numbers[n:]
 		all.Go(func() error {
-			done, err := s.client.Txn(ctx).If(missing...).Then(puts...).Commit()
+			done, err := store.Txn(ctx).If(missing...).Then(puts...).Commit()
 			if err == nil && !done.Succeeded {
 				err = fmt.Errorf("one of %d objects is there already", len(puts))
 			}
