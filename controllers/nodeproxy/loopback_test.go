@@ -61,16 +61,7 @@ func (w *world) datagrams(t *testing.T, at netip.AddrPort) {
 	p, err := w.hosts["node"].ListenPacket(t.Context(), "udp", at.String())
 	must(t, err)
 	t.Cleanup(func() { p.Close() })
-	go func() {
-		buf := make([]byte, 64)
-		for {
-			_, from, err := p.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			_, _ = p.WriteTo([]byte("program "+at.Addr().String()), from)
-		}
-	}()
+	go answerDatagrams(p, func(string) string { return "program " + at.Addr().String() })
 }
 
 // TestLocalhostNodePortMetrics counts the ports that are answered, and attempts to

@@ -203,22 +203,28 @@ func (w *world) serveAt(t *testing.T, host, address string, port uint16) (stop f
 		p, err := w.hosts[host].ListenPacket(t.Context(), "udp", at)
 		must(t, err)
 		open = append(open, p)
-		go func() {
-			buf := make([]byte, 64)
-			for {
-				_, from, err := p.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				source := from.(*net.UDPAddr).AddrPort().Addr().Unmap().String()
-				w.mu.Lock()
-				w.arrivals[answer{host, source}]++
-				w.mu.Unlock()
-				_, _ = p.WriteTo(fmt.Append(nil, host, " ", source), from)
-			}
-		}()
+		go answerDatagrams(p, func(source string) string {
+			w.mu.Lock()
+			w.arrivals[answer{host, source}]++
+			w.mu.Unlock()
+			return host + " " + source
+		})
 	}
 	return stop
+}
+
+// answerDatagrams answers each with what reply says to its source, until the
+// socket is closed.
+func answerDatagrams(p net.PacketConn, reply func(source string) string) {
+	buf := make([]byte, 64)
+	for {
+		_, from, err := p.ReadFrom(buf)
+		if err != nil {
+			return
+		}
+		source := from.(*net.UDPAddr).AddrPort().Addr().Unmap().String()
+		_, _ = p.WriteTo([]byte(reply(source)), from)
+	}
 }
 
 // sources gives the client more addresses and returns them, of one family.

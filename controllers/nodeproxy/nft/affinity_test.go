@@ -41,16 +41,8 @@ func TestAffinityCarriedOver(t *testing.T) {
 			if small {
 				table.kernel.(*socket).sendBuf = 1 << 30 // as if it had grown already: it stays at the default
 			}
-			mustLoad(t, table, services)
-			if table.Unfit() == nil {
-				t.Fatal("it was taken over")
-			}
-			found, err := table.survey()
-			if err != nil {
-				t.Fatal(err)
-			}
 			got := make(map[netip.Addr]netip.AddrPort)
-			for _, c := range table.clients(found) {
+			for _, c := range replaced(t, table, services) {
 				got[c.source] = c.endpoint
 				if c.timeout != 1000*time.Second || c.expires > 900*time.Second || c.expires < 700*time.Second {
 					t.Errorf("%v is remembered for %v of %v", c.source, c.expires, c.timeout)
@@ -63,6 +55,21 @@ func TestAffinityCarriedOver(t *testing.T) {
 			}
 		})
 	}
+}
+
+// replaced loads a table in place of one of another layout, and returns the
+// clients it then knows.
+func replaced(t *testing.T, table *Table, services map[string]*Service) []client {
+	t.Helper()
+	mustLoad(t, table, services)
+	if table.Unfit() == nil {
+		t.Fatal("it was taken over")
+	}
+	found, err := table.survey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table.clients(found)
 }
 
 // learning lets a table learn of a client in the moment in which another one
@@ -101,15 +108,7 @@ func TestAffinityLearnedMeanwhile(t *testing.T) {
 		}
 	}}
 	table.layout.version++
-	mustLoad(t, table, services)
-	if table.Unfit() == nil {
-		t.Fatal("it was taken over")
-	}
-	found, err := table.survey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := table.clients(found); len(got) != 1 || got[0].source != late.source || got[0].endpoint != endpoint {
+	if got := replaced(t, table, services); len(got) != 1 || got[0].source != late.source || got[0].endpoint != endpoint {
 		t.Errorf("the new table knows %+v, want %+v", got, late)
 	}
 }
